@@ -1,0 +1,49 @@
+// Between ranks. Every collective is start + wait; the wait has a time limit, so that a missing rank is an error with a
+// message and never a silent hang. All buffers are host memory. Collectives are entered by all ranks in the same order.
+#pragma once
+#include "src/base/status.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct Comm {
+    int rank, size;
+    int node_rank, node_size;   // ranks that share this machine's memory
+    double timeout_seconds;     // of every wait
+    double wait_seconds;        // spent in waits since the caller last zeroed it
+    struct CommState *state;
+} Comm;
+
+typedef struct CommRequest {
+    void *handle; // NULL: nothing under way
+    const char *what;
+} CommRequest;
+
+// Initialises MPI (a program started without mpirun is one rank). Messages before this come from every rank.
+Status comm_open(Comm *comm, int *argc, char ***argv);
+// Meets the other ranks and ends MPI. After an error use comm_abort.
+void comm_close(Comm *comm);
+// Ends the whole job with this exit code, from any rank, at once.
+_Noreturn void comm_abort(Comm *comm, int exit_code);
+
+Status comm_wait(Comm *comm, CommRequest *request); // STATUS_FAILED after timeout_seconds, naming what was waited for
+
+// values[count] summed over the ranks, in place, on all of them. Same bits on every rank and from run to run.
+Status comm_sum_start(Comm *comm, float *values, size_t count, CommRequest *out);
+// Every rank gives counts[rank] doubles at mine (counts are known to all); `all` gets them in rank order.
+Status comm_gather_start(Comm *comm, const double *mine, double *all, const int *counts, CommRequest *out);
+Status comm_broadcast_start(Comm *comm, void *bytes, size_t size, int root, CommRequest *out);
+// Shorthands that start and wait.
+Status comm_broadcast(Comm *comm, void *bytes, size_t size, int root);
+Status comm_gather(Comm *comm, const double *mine, double *all, const int *counts);
+Status comm_barrier(Comm *comm);
+
+// All ranks give the status of what they just did; all get the worst, and the error text of the lowest rank that had
+// it, so that rank 0 can print it. The meeting point after work that can fail on one rank alone.
+Status comm_agree(Comm *comm, Status mine);
+
+// `bytes` of zeroed memory that the ranks of this node share, at *out on each (addresses may differ). The node's ranks
+// call it together with the same size. Lives until comm_close.
+Status comm_node_alloc(Comm *comm, size_t bytes, const char *what, void **out);
+Status comm_node_barrier(Comm *comm);
+// values[count] of every rank of the node, in node-rank order, into all[node_size * count].
+Status comm_node_gather(Comm *comm, const int64_t *values, int count, int64_t *all);

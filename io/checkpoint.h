@@ -1,0 +1,37 @@
+// checkpoints/step-N.h5: the whole state of a run, independent of the rank count.
+#pragma once
+#include "src/base/status.h"
+#include <stdint.h>
+
+// The table that cuts the flat adapter vectors.
+typedef struct AdapterTensor {
+    char name[128]; // PEFT's name without "base_model.model.", e.g. model.layers.0.self_attn.q_proj.lora_A.weight
+    int64_t offset; // elements
+    int32_t rows, cols;
+} AdapterTensor;
+
+#define RUN_ID_MAX 40
+
+typedef struct Checkpoint {
+    char run_id[RUN_ID_MAX];
+    int64_t step, batch_in_epoch, seed, micro_batch_tokens, skipped;
+    double epoch, num_tokens, best_eval; // best_eval NaN: none yet
+    char *config;                        // config_write's text; owned when read
+    uint64_t dataset_hash, model_hash;
+    int64_t count; // elements of each vector
+    float *adapter, *adam_m, *adam_v;
+    AdapterTensor *tensors; // [tensor_count]
+    int32_t tensor_count;
+} Checkpoint;
+
+// Writes DIR/step-%06d.h5 through a temporary name, fsync, rename, and fsync of the folder. Keeps the newest
+// save_total_limit (>= 1) files of the exact name form and removes older ones after that. STATUS_FAILED naming the file.
+Status checkpoint_write(const char *dir, const Checkpoint *checkpoint, int save_total_limit);
+
+// Reads one file in full (allocating). Checks layout and lengths. STATUS_DATA naming the file.
+Status checkpoint_read(const char *path, Checkpoint *out);
+void checkpoint_free(Checkpoint *checkpoint);
+
+// The path of the newest checkpoint in DIR that reads well, the ones passed over named by log_warning. *path is NULL
+// when there is none (also when DIR does not exist). Caller frees.
+Status checkpoint_newest(const char *dir, char **path);

@@ -1,0 +1,85 @@
+// The configuration: one struct, filled from a libconfig file and key=value words through one option table (config.c),
+// which also gives the help text, the ranges and the nearest key of an unknown one.
+#pragma once
+#include "src/base/status.h"
+#include <stdint.h>
+#include <stdio.h>
+
+#define CONFIG_TEXT_MAX 1024   // of a string value
+#define CONFIG_TARGETS_MAX 7   // linear layers of a Llama block
+
+typedef enum LossType { LOSS_KTO = 0, LOSS_APO_ZERO_UNPAIRED = 1 } LossType;
+typedef enum Scheduler { SCHEDULER_COSINE = 0, SCHEDULER_LINEAR = 1, SCHEDULER_CONSTANT = 2 } Scheduler;
+
+typedef struct Config {
+    struct {
+        char path[CONFIG_TEXT_MAX];
+        int dtype; // DType of kernels/backend.h: 0 float32, 1 bfloat16 (default)
+    } model;
+    struct {
+        char train[CONFIG_TEXT_MAX], eval[CONFIG_TEXT_MAX];
+        int64_t max_length, max_prompt_length; // tokens; max_prompt_length 0: no limit
+        int order;                             // 0 shuffle, 1 sequential
+        char chat_template[CONFIG_TEXT_MAX];   // "auto", "zephyr", "chatml", "llama-2"
+        bool skip_bad_rows;
+        char reference_cache[CONFIG_TEXT_MAX]; // a file; "": in the run directory
+        bool share_prefixes;
+    } data;
+    struct {
+        int64_t r;
+        double alpha, dropout;
+        bool target[CONFIG_TARGETS_MAX]; // q_proj k_proj v_proj o_proj gate_proj up_proj down_proj
+        char init[CONFIG_TEXT_MAX];
+    } lora;
+    struct {
+        int loss_type;                               // LossType
+        double beta;
+        double desirable_weight, undesirable_weight; // NaN: "auto"
+    } kto;
+    struct {
+        char output_dir[CONFIG_TEXT_MAX];
+        int64_t seed, global_batch_size, micro_batch_tokens;
+        int recompute; // 0 none, 1 layer
+        double num_train_epochs;
+        int64_t max_steps; // -1: from num_train_epochs
+        double learning_rate;
+        int lr_scheduler_type; // Scheduler
+        int64_t warmup_steps;
+        int optim; // 0 adamw, 1 paged_adamw_32bit
+        double weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm;
+        int64_t logging_steps, eval_steps, save_steps, save_total_limit;
+        char sample_prompts[CONFIG_TEXT_MAX];
+        int64_t sample_steps, max_skipped_steps;
+    } train;
+    struct {
+        bool swmr;
+    } log;
+    struct {
+        int backend; // 0 auto, 1 cpu, 2 cuda
+        int comm;    // 0 auto, 1 nccl, 2 mpi
+        double timeout_seconds;
+    } device;
+} Config;
+
+extern const char *const config_target_names[CONFIG_TARGETS_MAX]; // "q_proj", ...
+
+// Defaults, then the file, then the key=value words. Errors (STATUS_USAGE) name FILE:LINE or the word, what is wrong, and
+// the nearest key of an unknown one. Also refuses combinations that cannot work (max_prompt_length >= max_length, two
+// "auto" weights, a missing model.path, data.train or train.output_dir). Relative paths in the file are taken relative
+// to the current directory, as written.
+Status config_load(Config *out, const char *file, int override_count, char *const *overrides);
+
+// The same from text, e.g. the config attribute of a checkpoint; `name` stands for the file in messages.
+Status config_parse(Config *out, const char *text, const char *name, int override_count, char *const *overrides);
+
+// Every key with its value, as a libconfig file that config_parse reads back to the same struct. Caller frees.
+// Returns NULL when out of memory.
+char *config_write(const Config *config);
+
+// The first key whose value differs and that changes a run's result ("" if none): key gets its name, a and b the values'
+// texts. Harmless keys: logging, saving, sampling and device limits, output_dir, reference_cache, max_steps and
+// num_train_epochs under a constant schedule.
+bool config_same_run(const Config *saved, const Config *now, char key[64], char a[256], char b[256]);
+
+// The option table as help text: name, type, default, range, one line each.
+void config_help(FILE *to);

@@ -1,0 +1,129 @@
+// Files and folders: reading in full, and writing so that a crash leaves the old file or the new one.
+#include "io/files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+Status file_read(const char *path, size_t limit, char **text, size_t *bytes) {
+    *text = NULL;
+    FILE *file = fopen(path, "rb");
+    struct stat info;
+    if (file == NULL || fstat(fileno(file), &info) != 0) {
+        if (file != NULL) fclose(file);
+        return error_set(STATUS_DATA, "%s: %s", path, strerror(errno));
+    }
+    if (S_ISDIR(info.st_mode) || (size_t)info.st_size > limit) {
+        fclose(file);
+        return error_set(STATUS_DATA, "%s: %s", path,
+                         S_ISDIR(info.st_mode) ? "is a folder; give a file" : "is larger than such a file can be");
+    }
+    size_t size = (size_t)info.st_size;
+    char *buffer = malloc(size + 1);
+    size_t got = buffer == NULL ? 0 : fread(buffer, 1, size, file);
+    fclose(file);
+    if (buffer == NULL || got != size) {
+        free(buffer);
+        return error_set(STATUS_DATA, "%s: cannot be read in full", path);
+    }
+    buffer[size] = '\0';
+    *text = buffer;
+    if (bytes != NULL) *bytes = size;
+    return STATUS_OK;
+}
+
+bool file_exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+Status folder_make(const char *path) {
+    char part[PATH_MAX];
+    size_t length = strlen(path);
+    if (length == 0 || length >= sizeof part) return error_set(STATUS_FAILED, "%s: not a usable folder name", path);
+    memcpy(part, path, length + 1);
+    for (size_t i = 1; i <= length; i++) {
+        if (part[i] != '/' && part[i] != '\0') continue;
+        char kept = part[i];
+        part[i] = '\0';
+        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+            return error_set(STATUS_FAILED, "%s: cannot make the folder: %s", part, strerror(errno));
+        part[i] = kept;
+    }
+    struct stat info;
+    if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode))
+        return error_set(STATUS_FAILED, "%s: is not a folder; name another", path);
+    return STATUS_OK;
+}
+
+static Status sync_path(const char *path) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int failed = fd < 0 || fsync(fd) != 0;
+    int error = errno;
+    if (fd >= 0) close(fd);
+    // Some file systems cannot fsync a folder (EINVAL); the rename is then as durable as they make it.
+    if (failed && error != EINVAL) return error_set(STATUS_FAILED, "%s: cannot be made durable: %s", path, strerror(error));
+    return STATUS_OK;
+}
+
+Status file_publish(const char *temporary, const char *path) {
+    Status status = sync_path(temporary);
+    if (status == STATUS_OK && rename(temporary, path) != 0)
+        status = error_set(STATUS_FAILED, "%s: cannot be renamed to %s: %s", temporary, path, strerror(errno));
+    if (status != STATUS_OK) {
+        unlink(temporary);
+        return status;
+    }
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (slash == NULL) return sync_path(".");
+    slash[slash == folder ? 1 : 0] = '\0';
+    return sync_path(folder);
+}
+
+Status file_write_durable(const char *path, const void *bytes, size_t size) {
+    char temporary[PATH_MAX];
+    snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid());
+    FILE *file = fopen(temporary, "wb");
+    if (file == NULL) return error_set(STATUS_FAILED, "%s: cannot be written: %s", temporary, strerror(errno));
+    bool written = fwrite(bytes, 1, size, file) == size;
+    written = fclose(file) == 0 && written;
+    if (!written) {
+        Status status = error_set(STATUS_FAILED, "%s: cannot be written: %s", temporary, strerror(errno));
+        unlink(temporary);
+        return status;
+    }
+    return file_publish(temporary, path);
+}
+
+Status run_lock(const char *dir, int *fd) {
+    char path[PATH_MAX], owner[256] = "";
+    snprintf(path, sizeof path, "%s/lock", dir);
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*fd < 0) return error_set(STATUS_FAILED, "%s: cannot be opened: %s", path, strerror(errno));
+    if (flock(*fd, LOCK_EX | LOCK_NB) != 0) {
+        ssize_t got = read(*fd, owner, sizeof owner - 1);
+        owner[got > 0 ? got : 0] = '\0';
+        owner[strcspn(owner, "\n")] = '\0';
+        close(*fd);
+        *fd = -1;
+        return error_set(STATUS_FAILED, "%s: another run is writing to this folder (%s); wait for it or choose another "
+                                        "train.output_dir", path, owner);
+    }
+    char host[128] = "";
+    gethostname(host, sizeof host - 1);
+    int length = snprintf(owner, sizeof owner, "host %s, process %ld\n", host, (long)getpid());
+    if (ftruncate(*fd, 0) != 0 || pwrite(*fd, owner, (size_t)length, 0) != length)
+        return error_set(STATUS_FAILED, "%s: cannot be written: %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
+void run_unlock(int fd) {
+    if (fd >= 0) close(fd);
+}

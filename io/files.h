@@ -1,0 +1,17 @@
+// Files and folders: what several readers and writers share.
+#pragma once
+#include "src/base/status.h"
+#include <stddef.h>
+
+// The whole file as NUL-terminated text, at most `limit` bytes. STATUS_DATA naming the file. Caller frees.
+Status file_read(const char *path, size_t limit, char **text, size_t *bytes);
+bool file_exists(const char *path);
+// Makes the folder and its parents. STATUS_FAILED naming it.
+Status folder_make(const char *path);
+// Writes through a temporary name, fsync, rename, fsync of the folder.
+Status file_write_durable(const char *path, const void *bytes, size_t size);
+// fsyncs `temporary`, renames it to `path`, fsyncs the folder. On an error removes `temporary`.
+Status file_publish(const char *temporary, const char *path);
+// A lock file DIR/lock held by this process (flock) until it ends or releases it; says who holds it when taken.
+Status run_lock(const char *dir, int *fd);
+void run_unlock(int fd);

@@ -1,0 +1,38 @@
+// metrics.h5: groups /train and /eval of one-dimensional columns, appended row by row, readable while the run goes on.
+#pragma once
+#include "src/base/status.h"
+#include <stdint.h>
+
+// Columns, in file order; all float64 but step. Definitions are TRL 1.16's; units and descriptions stand in metrics.c.
+#define METRICS_COLUMNS(X)                                                                                             \
+    X(epoch) X(time) X(loss) X(kl) X(grad_norm) X(learning_rate) X(entropy) X(num_tokens)                              \
+    X(rewards_chosen) X(rewards_rejected) X(rewards_margins) X(rewards_accuracies) X(logps_chosen) X(logps_rejected)   \
+    X(logits_chosen) X(logits_rejected) X(rows) X(rows_chosen) X(scored_tokens) X(computed_tokens) X(step_seconds)     \
+    X(reference_seconds) X(comm_seconds) X(wait_seconds) X(tokens_per_second) X(skipped)
+
+typedef struct MetricsRow {
+    int64_t step; // 1-based, after the update
+#define METRICS_FIELD(name) double name;
+    METRICS_COLUMNS(METRICS_FIELD)
+#undef METRICS_FIELD
+} MetricsRow;
+
+// What the root attributes say.
+typedef struct MetricsRun {
+    const char *version, *git_commit, *config, *hosts, *devices;
+    int ranks;
+    double start_time; // seconds since 1970 UTC
+} MetricsRun;
+
+typedef enum MetricsGroup { METRICS_TRAIN = 0, METRICS_EVAL = 1 } MetricsGroup;
+typedef struct Metrics Metrics;
+
+// Creates the file, or opens the one there and drops the rows after `resume_step` (a file left open by a killed writer is
+// repaired, ragged columns trimmed). swmr: readers follow live; else the file is opened, appended to and closed per row.
+// The caller holds the run directory's lock. STATUS_FAILED naming the file.
+Status metrics_open(Metrics **out, const char *path, const MetricsRun *run, int64_t resume_step, bool swmr);
+Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *row);
+Status metrics_close(Metrics *metrics); // NULL is allowed
+
+// All rows of a group, for reports. Works while a writer is alive. Caller frees *rows.
+Status metrics_read(const char *path, MetricsGroup group, MetricsRow **rows, int64_t *count);

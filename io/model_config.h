@@ -1,0 +1,20 @@
+// config.json of a Hugging Face Llama-family model folder.
+#pragma once
+#include "src/base/status.h"
+#include <stdint.h>
+
+typedef struct ModelConfig {
+    int32_t hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, max_position;
+    float rms_norm_eps;
+    double rope_theta;
+    bool rope_llama3; // rope_scaling of type "llama3", with the next four
+    double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    int32_t rope_original_max_position;
+    bool tied_head;      // lm_head is the embedding
+    bool attention_bias; // q, k, v and o have biases
+} ModelConfig;
+
+// STATUS_DATA with the file, the key and what is supported: not a Llama-family model, other activations, other rope
+// scaling, mlp_bias, sizes out of range (each limited by a named constant) or that do not divide. Reads the transformers 4
+// layout (rope_theta, rope_scaling) and the transformers 5 layout (rope_parameters).
+Status model_config_read(ModelConfig *out, const char *model_dir);
