@@ -7,9 +7,10 @@
 
 typedef struct Comm {
     int rank, size;
-    int node_rank, node_size;   // ranks that share this machine's memory
-    double timeout_seconds;     // of every wait
-    double wait_seconds;        // spent in waits since the caller last zeroed it
+    int node_rank, node_size; // ranks that share this machine's memory
+    double timeout_seconds;   // of every wait
+    double wait_seconds;      // spent in waits since the caller last zeroed it
+    bool agreed_failure;      // the last comm_agree was of a failure: every rank has the same status and text
     struct CommState *state;
 } Comm;
 

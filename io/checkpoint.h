@@ -16,7 +16,7 @@ typedef struct Checkpoint {
     char run_id[RUN_ID_MAX];
     int64_t step, batch_in_epoch, seed, micro_batch_tokens, skipped;
     double epoch, num_tokens, best_eval; // best_eval NaN: none yet
-    char *config;                        // config_write's text; owned when read
+    char *config;                        // config_text's text; owned when read
     uint64_t dataset_hash, model_hash;
     int64_t count; // elements of each vector
     float *adapter, *adam_m, *adam_v;
@@ -25,7 +25,8 @@ typedef struct Checkpoint {
 } Checkpoint;
 
 // Writes DIR/step-%06d.h5 through a temporary name, fsync, rename, and fsync of the folder. Keeps the newest
-// save_total_limit (>= 1) files of the exact name form and removes older ones after that. STATUS_FAILED naming the file.
+// save_total_limit (>= 1) files of the exact name form and removes older ones after that. STATUS_FAILED naming the
+// file.
 Status checkpoint_write(const char *dir, const Checkpoint *checkpoint, int save_total_limit);
 
 // Reads one file in full (allocating). Checks layout and lengths. STATUS_DATA naming the file.

@@ -5,8 +5,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define CONFIG_TEXT_MAX 1024   // of a string value
-#define CONFIG_TARGETS_MAX 7   // linear layers of a Llama block
+#define CONFIG_TEXT_MAX    1024 // of a string value
+#define CONFIG_TARGETS_MAX 7    // linear layers of a Llama block
 
 typedef enum LossType { LOSS_KTO = 0, LOSS_APO_ZERO_UNPAIRED = 1 } LossType;
 typedef enum Scheduler { SCHEDULER_COSINE = 0, SCHEDULER_LINEAR = 1, SCHEDULER_CONSTANT = 2 } Scheduler;
@@ -22,7 +22,7 @@ typedef struct Config {
         int order;                             // 0 shuffle, 1 sequential
         char chat_template[CONFIG_TEXT_MAX];   // "auto", "zephyr", "chatml", "llama-2"
         bool skip_bad_rows;
-        char reference_cache[CONFIG_TEXT_MAX]; // a file; "": in the run directory
+        char reference_cache[CONFIG_TEXT_MAX]; // a folder; "": the run directory
         bool share_prefixes;
     } data;
     struct {
@@ -32,7 +32,7 @@ typedef struct Config {
         char init[CONFIG_TEXT_MAX];
     } lora;
     struct {
-        int loss_type;                               // LossType
+        int loss_type; // LossType
         double beta;
         double desirable_weight, undesirable_weight; // NaN: "auto"
     } kto;
@@ -63,22 +63,22 @@ typedef struct Config {
 
 extern const char *const config_target_names[CONFIG_TARGETS_MAX]; // "q_proj", ...
 
-// Defaults, then the file, then the key=value words. Errors (STATUS_USAGE) name FILE:LINE or the word, what is wrong, and
-// the nearest key of an unknown one. Also refuses combinations that cannot work (max_prompt_length >= max_length, two
-// "auto" weights, a missing model.path, data.train or train.output_dir). Relative paths in the file are taken relative
-// to the current directory, as written.
+// Defaults, then the file, then the key=value words. Errors (STATUS_USAGE) name FILE:LINE or the word, what is wrong,
+// and the nearest key of an unknown one. Also refuses combinations that cannot work (max_prompt_length >= max_length,
+// two "auto" weights, a missing model.path, data.train or train.output_dir). Relative paths in the file are taken
+// relative to the current directory, as written.
 Status config_load(Config *out, const char *file, int override_count, char *const *overrides);
 
 // The same from text, e.g. the config attribute of a checkpoint; `name` stands for the file in messages.
 Status config_parse(Config *out, const char *text, const char *name, int override_count, char *const *overrides);
 
 // Every key with its value, as a libconfig file that config_parse reads back to the same struct. Caller frees.
-// Returns NULL when out of memory.
-char *config_write(const Config *config);
+// Returns NULL when out of memory. (Not config_write: libconfig exports a function of that name.)
+char *config_text(const Config *config);
 
-// The first key whose value differs and that changes a run's result ("" if none): key gets its name, a and b the values'
-// texts. Harmless keys: logging, saving, sampling and device limits, output_dir, reference_cache, max_steps and
-// num_train_epochs under a constant schedule.
+// The first key whose value differs and that changes a run's result ("" if none): key gets its name, a and b the
+// values' texts. Harmless keys: logging, saving, evaluation steps, sampling, what it runs on (backend, comm, recompute,
+// time limits), output_dir, reference_cache, and max_steps and num_train_epochs under a constant schedule.
 bool config_same_run(const Config *saved, const Config *now, char key[64], char a[256], char b[256]);
 
 // The option table as help text: name, type, default, range, one line each.

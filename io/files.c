@@ -67,7 +67,8 @@ static Status sync_path(const char *path) {
     int error = errno;
     if (fd >= 0) close(fd);
     // Some file systems cannot fsync a folder (EINVAL); the rename is then as durable as they make it.
-    if (failed && error != EINVAL) return error_set(STATUS_FAILED, "%s: cannot be made durable: %s", path, strerror(error));
+    if (failed && error != EINVAL)
+        return error_set(STATUS_FAILED, "%s: cannot be made durable: %s", path, strerror(error));
     return STATUS_OK;
 }
 
@@ -113,8 +114,10 @@ Status run_lock(const char *dir, int *fd) {
         owner[strcspn(owner, "\n")] = '\0';
         close(*fd);
         *fd = -1;
-        return error_set(STATUS_FAILED, "%s: another run is writing to this folder (%s); wait for it or choose another "
-                                        "train.output_dir", path, owner);
+        return error_set(STATUS_FAILED,
+                         "%s: another run is writing to this folder (%s); wait for it or choose another "
+                         "train.output_dir",
+                         path, owner);
     }
     char host[128] = "";
     gethostname(host, sizeof host - 1);

@@ -11,8 +11,8 @@ typedef struct Message {
 
 // A prompt or a completion: plain text, or messages for the chat template.
 typedef struct TextOrMessages {
-    char *text;         // NULL when messages are given
-    Message *messages;  // [message_count]
+    char *text;        // NULL when messages are given
+    Message *messages; // [message_count]
     int message_count;
 } TextOrMessages;
 
@@ -28,7 +28,7 @@ typedef struct JsonlFile {
     const char *path;
     const char *bytes; // mapped
     size_t size;
-    uint64_t *line_first; // [line_count + 1], byte offsets of non-blank lines; the last is the end
+    uint64_t *line_first;  // [line_count + 1], byte offsets of non-blank lines; the last is the end
     uint32_t *line_number; // [line_count], 1-based, in the file
     int64_t line_count;
 } JsonlFile;
@@ -38,14 +38,14 @@ Status jsonl_open(JsonlFile *out, const char *path);
 void jsonl_close(JsonlFile *file);
 
 // Parses and checks one row (index in [0, line_count)). STATUS_DATA with "FILE:LINE: what; what to do": broken JSON,
-// missing or mistyped field, empty completion, label that is neither boolean nor 0/1, weight <= 0, invalid UTF-8, NUL in
-// text. Free with jsonl_row_free, also after an error. Thread-safe.
+// missing or mistyped field, empty completion, label that is neither boolean nor 0/1, weight <= 0, invalid UTF-8, NUL
+// in text. Free with jsonl_row_free, also after an error. Thread-safe.
 Status jsonl_row(const JsonlFile *file, int64_t index, JsonlRow *out);
 // A line of a prompts file: only {"prompt": str or messages} is required, the rest ignored.
 Status jsonl_prompt(const JsonlFile *file, int64_t index, TextOrMessages *out);
 void jsonl_row_free(JsonlRow *row);
 void jsonl_prompt_free(TextOrMessages *prompt);
 
-// {"prompt": ..., "completion": ...} plus optional "step" (step < 0: left out) as one JSON line (no newline); the prompt
-// as it was given. Caller frees; NULL when out of memory.
+// {"prompt": ..., "completion": ...} plus optional "step" (step < 0: left out) as one JSON line (no newline); the
+// prompt as it was given. Caller frees; NULL when out of memory.
 char *jsonl_sample_line(const TextOrMessages *prompt, const char *completion, int64_t step);

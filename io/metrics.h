@@ -5,10 +5,11 @@
 
 // Columns, in file order; all float64 but step. Definitions are TRL 1.16's; units and descriptions stand in metrics.c.
 #define METRICS_COLUMNS(X)                                                                                             \
-    X(epoch) X(time) X(loss) X(kl) X(grad_norm) X(learning_rate) X(entropy) X(num_tokens)                              \
-    X(rewards_chosen) X(rewards_rejected) X(rewards_margins) X(rewards_accuracies) X(logps_chosen) X(logps_rejected)   \
-    X(logits_chosen) X(logits_rejected) X(rows) X(rows_chosen) X(scored_tokens) X(computed_tokens) X(step_seconds)     \
-    X(reference_seconds) X(comm_seconds) X(wait_seconds) X(tokens_per_second) X(skipped)
+    X(epoch)                                                                                                           \
+    X(time) X(loss) X(kl) X(grad_norm) X(learning_rate) X(entropy) X(num_tokens) X(rewards_chosen) X(rewards_rejected) \
+        X(rewards_margins) X(rewards_accuracies) X(logps_chosen) X(logps_rejected) X(logits_chosen) X(logits_rejected) \
+            X(rows) X(rows_chosen) X(scored_tokens) X(computed_tokens) X(step_seconds) X(reference_seconds)            \
+                X(comm_seconds) X(wait_seconds) X(tokens_per_second) X(skipped)
 
 typedef struct MetricsRow {
     int64_t step; // 1-based, after the update
@@ -27,9 +28,9 @@ typedef struct MetricsRun {
 typedef enum MetricsGroup { METRICS_TRAIN = 0, METRICS_EVAL = 1 } MetricsGroup;
 typedef struct Metrics Metrics;
 
-// Creates the file, or opens the one there and drops the rows after `resume_step` (a file left open by a killed writer is
-// repaired, ragged columns trimmed). swmr: readers follow live; else the file is opened, appended to and closed per row.
-// The caller holds the run directory's lock. STATUS_FAILED naming the file.
+// Creates the file, or opens the one there and drops the rows after `resume_step` (a file left open by a killed writer
+// is repaired, ragged columns trimmed). swmr: readers follow live; else the file is opened, appended to and closed per
+// row. The caller holds the run directory's lock. STATUS_FAILED naming the file.
 Status metrics_open(Metrics **out, const char *path, const MetricsRun *run, int64_t resume_step, bool swmr);
 Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *row);
 Status metrics_close(Metrics *metrics); // NULL is allowed

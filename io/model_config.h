@@ -15,6 +15,6 @@ typedef struct ModelConfig {
 } ModelConfig;
 
 // STATUS_DATA with the file, the key and what is supported: not a Llama-family model, other activations, other rope
-// scaling, mlp_bias, sizes out of range (each limited by a named constant) or that do not divide. Reads the transformers 4
-// layout (rope_theta, rope_scaling) and the transformers 5 layout (rope_parameters).
+// scaling, mlp_bias, sizes out of range (each limited by a named constant) or that do not divide. Reads the
+// transformers 4 layout (rope_theta, rope_scaling) and the transformers 5 layout (rope_parameters).
 Status model_config_read(ModelConfig *out, const char *model_dir);

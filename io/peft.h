@@ -19,8 +19,8 @@ typedef struct PeftConfig {
 
 // Writes the folder (made when missing) so that peft.PeftModel.from_pretrained loads it; files through temporary names.
 Status peft_write(const char *dir, const PeftConfig *config, const PeftTensor *tensors, int count);
-// Reads r, alpha, dropout and targets (base_model is left NULL). STATUS_DATA: what is unsupported (use_rslora, DoRA, bias,
-// rank_pattern, other peft_type, ...), named.
+// Reads r, alpha, dropout and targets (base_model is left NULL). STATUS_DATA: what is unsupported (use_rslora, DoRA,
+// bias, rank_pattern, other peft_type, ...), named.
 Status peft_read_config(const char *dir, PeftConfig *out);
 // Fills tensors[i].data (allocated by the caller) for all i by name and shape; any float dtype. STATUS_DATA naming what
 // is missing, left over or of another shape.

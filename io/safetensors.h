@@ -19,8 +19,8 @@ typedef struct Tensor {
 
 typedef struct TensorFiles TensorFiles;
 
-// Opens one .safetensors file, or a model folder. Headers are checked in full: lengths, offsets, overlaps, dtype against
-// shape, no shard outside the folder (no "..", no absolute path). STATUS_DATA with file and what is wrong.
+// Opens one .safetensors file, or a model folder. Headers are checked in full: lengths, offsets, overlaps, dtype
+// against shape, no shard outside the folder (no "..", no absolute path). STATUS_DATA with file and what is wrong.
 Status tensor_files_open(TensorFiles **out, const char *path);
 void tensor_files_close(TensorFiles *files);
 int tensor_files_count(const TensorFiles *files);
@@ -30,7 +30,7 @@ Status tensor_files_get(const TensorFiles *files, const char *name, int dims, co
 // Identity of the weights: headers, sizes, and 64 KiB samples of each tensor.
 uint64_t tensor_files_hash(const TensorFiles *files);
 
-// count elements of `type` at `from` (any alignment) as fp32 or bf16 (round to nearest even).
+// count elements of `type` (a float type) at `from` (any alignment) as fp32 or bf16 (round to nearest even).
 void tensor_to_f32(const void *from, TensorType type, size_t count, float *to);
 void tensor_to_bf16(const void *from, TensorType type, size_t count, uint16_t *to);
 

@@ -49,16 +49,18 @@ typedef struct QueryRange {
 } QueryRange;
 
 typedef struct Attention {
-    int32_t heads, kv_heads, head_dim; // heads is a multiple of kv_heads; query head h reads kv head h / (heads/kv_heads)
-    float scale;                       // 1 / sqrt(head_dim)
-    const Segment *segments;           // [segment_count]
-    const QueryRange *queries;         // [query_count]
+    int32_t heads, kv_heads,
+        head_dim;              // heads is a multiple of kv_heads; query head h reads kv head h / (heads/kv_heads)
+    float scale;               // 1 / sqrt(head_dim)
+    const Segment *segments;   // [segment_count]
+    const QueryRange *queries; // [query_count]
     int32_t segment_count, query_count;
 } Attention;
 
 #define LORA_GROUP_MAX 3 // q, k and v share an input; gate and up share one
 
-// LoRA modules that share an input x[n, in]: y_m += scale * (dropout_m(x) A_m^T) B_m^T   (LoRA, arXiv 2106.09685, eq. 3).
+// LoRA modules that share an input x[n, in]: y_m += scale * (dropout_m(x) A_m^T) B_m^T   (LoRA, arXiv 2106.09685, eq.
+// 3).
 typedef struct LoraModule {
     const void *a, *b; // T[r, in], T[out, r]; the a of a group's modules stand one after the other in memory
     float *da, *db;    // fp32, added to by lora_backward; the da of a group's modules stand one after the other
@@ -99,7 +101,8 @@ typedef struct Backend {
     Status (*reserve)(Device *device, int32_t max_tokens, int32_t max_features, int32_t vocab, int32_t lora_rank);
     Status (*alloc)(Device *device, size_t bytes, const char *what, void **out); // zeroed, 64-byte aligned
     void (*release)(Device *device, void *buffer);                               // NULL is allowed
-    // Makes `bytes` of host memory that stay mapped for the device's life readable by ops; the CPU returns `host` itself.
+    // Makes `bytes` of host memory that stay mapped for the device's life readable by ops; the CPU returns `host`
+    // itself.
     Status (*map)(Device *device, const void *host, size_t bytes, const void **out);
     Status (*upload)(Device *device, void *to, const void *host, size_t bytes);
     Status (*download)(Device *device, void *host, const void *from, size_t bytes); // waits
@@ -110,21 +113,23 @@ typedef struct Backend {
     // x[i] = table[tokens[i]]; table T[vocab, dim], x T[n, dim].
     Status (*embed)(Device *, const int32_t *tokens, const void *table, void *x, int32_t n, int32_t dim);
     // sum = x + delta (delta NULL: x; sum may be x, and is not written when delta is NULL);
-    // y = sum * rstd * w, rstd = 1/sqrt(mean(sum^2) + eps)   (RMSNorm, arXiv 1910.07467 eq. 4; transformers' LlamaRMSNorm:
-    // the normalised value is rounded to T before the product with w). x, delta, sum, y: T[n, dim]; w: T[dim]; rstd fp32[n].
-    Status (*rmsnorm)(Device *, const void *x, const void *delta, const void *w, float eps, void *sum, void *y, float *rstd,
-                      int32_t n, int32_t dim);
+    // y = sum * rstd * w, rstd = 1/sqrt(mean(sum^2) + eps)   (RMSNorm, arXiv 1910.07467 eq. 4; transformers'
+    // LlamaRMSNorm: the normalised value is rounded to T before the product with w). x, delta, sum, y: T[n, dim]; w:
+    // T[dim]; rstd fp32[n].
+    Status (*rmsnorm)(Device *, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
+                      float *rstd, int32_t n, int32_t dim);
     // dx += gradient of y with respect to x, given dy; x is the norm's input (`sum` above).
-    Status (*rmsnorm_backward)(Device *, const void *dy, const void *x, const void *w, const float *rstd, void *dx, int32_t n,
-                               int32_t dim);
+    Status (*rmsnorm_backward)(Device *, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
+                               int32_t n, int32_t dim);
     // In place rotation of x T[n, heads, head_dim] by cos/sin fp32[max_position, head_dim/2], rotate-half form as
     // transformers' Llama (RoFormer, arXiv 2104.09864 eq. 34); sign -1 is the transpose (backward).
-    Status (*rope)(Device *, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n, int32_t heads,
-                   int32_t head_dim, int sign);
+    Status (*rope)(Device *, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
+                   int32_t heads, int32_t head_dim, int sign);
     // act = silu(gate) * up; all T[count].
     Status (*swiglu)(Device *, const void *gate, const void *up, void *act, size_t count);
     // dgate, dup from dact; dgate may be gate and dup may be up.
-    Status (*swiglu_backward)(Device *, const void *gate, const void *up, const void *dact, void *dgate, void *dup, size_t count);
+    Status (*swiglu_backward)(Device *, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
+                              size_t count);
     // y[i] = x[i] * factor[i]; x, y: T[n, dim], factor fp32[n].
     Status (*scale_rows)(Device *, const void *x, const float *factor, void *y, int32_t n, int32_t dim);
     // to[index[i]] = from[i]: rows of T[dim]; index[i] are distinct.
@@ -136,26 +141,32 @@ typedef struct Backend {
     // dx = dy W, or dx += dy W when accumulate; dy T[n, out], dx T[n, in]. No weight gradient: the base is frozen.
     Status (*linear_backward)(Device *, const Linear *layer, const void *dy, void *dx, int32_t n, bool accumulate);
     // h_m = dropout_m(x) A_m^T; y_m += scale * h_m B_m^T. h T[n, count * r] is kept for backward; y[m] T[n, out_m].
-    Status (*lora)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y, int32_t n);
+    Status (*lora)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y,
+                   int32_t n);
     // da, db += ...; dx += ... (dx NULL: no input gradient). dy[m] T[n, out_m].
     Status (*lora_backward)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
                             const void *const *dy, void *dx, int32_t n);
     // out = softmax(scale * q k^T) v over each query's chain of segments; lse = log-sum-exp of the scaled scores, for
-    // backward. q, out T[query rows, heads, head_dim]; k, v T[key rows, kv_heads, head_dim]; lse fp32[query rows, heads].
-    // Flash-like (arXiv 2205.14135): key blocks counted from the segment's start, so that bits do not depend on packing.
-    Status (*attention)(Device *, const Attention *shape, const void *q, const void *k, const void *v, void *out, float *lse);
+    // backward. q, out T[query rows, heads, head_dim]; k, v T[key rows, kv_heads, head_dim]; lse fp32[query rows,
+    // heads]. Flash-like (arXiv 2205.14135): key blocks counted from the segment's start, so that bits do not depend on
+    // packing.
+    Status (*attention)(Device *, const Attention *shape, const void *q, const void *k, const void *v, void *out,
+                        float *lse);
     // dq over the query rows, dk and dv over `key_rows` rows (all written, zero where no query reached). Every segment
     // that is a query's or an ancestor of one lies within key_rows. Sums in an order that the shapes alone decide.
-    Status (*attention_backward)(Device *, const Attention *shape, const void *q, const void *k, const void *v, const void *out,
-                                 const float *lse, const void *dout, void *dq, void *dk, void *dv, int32_t key_rows);
+    Status (*attention_backward)(Device *, const Attention *shape, const void *q, const void *k, const void *v,
+                                 const void *out, const float *lse, const void *dout, void *dq, void *dk, void *dv,
+                                 int32_t key_rows);
     // LM head in chunks of tokens, never [n, vocab] at once. head T[vocab, dim], x T[n, dim], target[n] in [0, vocab).
     // z = x head^T (fp32): logp[i] = log_softmax(z_i)[target_i], entropy[i] of softmax(z_i) in nats, mean_logit[i] =
-    // mean(z_i); fp32[n]. For the first `n_grad` rows also unit_dx[i] = d logp[i] / d x_i = (onehot - softmax(z_i)) head,
-    // T[n_grad, dim]: a row's gradient is this times d loss / d logp, so backward needs no second look at the vocabulary.
+    // mean(z_i); fp32[n]. For the first `n_grad` rows also unit_dx[i] = d logp[i] / d x_i = (onehot - softmax(z_i))
+    // head, T[n_grad, dim]: a row's gradient is this times d loss / d logp, so backward needs no second look at the
+    // vocabulary.
     Status (*head)(Device *, const void *head, const void *x, const int32_t *target, float *logp, float *entropy,
                    float *mean_logit, void *unit_dx, int32_t n, int32_t n_grad, int32_t dim, int32_t vocab);
     // logits fp32[n, vocab] = x head^T, for sampling (n is small).
-    Status (*head_logits)(Device *, const void *head, const void *x, float *logits, int32_t n, int32_t dim, int32_t vocab);
+    Status (*head_logits)(Device *, const void *head, const void *x, float *logits, int32_t n, int32_t dim,
+                          int32_t vocab);
 
     // --- adapter vectors (fp32, flat) -------------------------------------------------------------------------------
     Status (*cast)(Device *, const float *from, void *to, size_t count); // to T[count], rounded to nearest even

@@ -36,6 +36,6 @@ typedef struct Rng {
 
 Rng rng_make(uint64_t seed, uint32_t stream, uint32_t substream);
 uint32_t rng_u32(Rng *rng);
-double rng_uniform(Rng *rng);                     // in [0, 1), 32 bits
-uint32_t rng_below(Rng *rng, uint32_t n);         // in [0, n), unbiased; n > 0
+double rng_uniform(Rng *rng);                      // in [0, 1), 32 bits
+uint32_t rng_below(Rng *rng, uint32_t n);          // in [0, n), unbiased; n > 0
 void rng_shuffle(Rng *rng, int32_t *v, int32_t n); // Fisher-Yates, from the end

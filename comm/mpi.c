@@ -1,0 +1,317 @@
+// comm.h over MPI-3: nonblocking collectives that are polled under a time limit, and the memory that the ranks of a
+// node share. A job of one rank copies instead of calling MPI. What a message means is the caller's affair.
+#include "comm/comm.h"
+#include "src/base/clock.h"
+#include "src/base/log.h"
+#include "src/base/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <mpi.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+// Collectives under way at once; a step has two at most (gradient sum, exchange of records).
+#define SLOTS 4
+// A wait shorter than this keeps the core to itself; a longer one offers it to others (ranks may outnumber cores).
+#define SPIN_SECONDS            50e-6
+#define BROADCAST_PIECE         ((size_t)1 << 30) // MPI counts are int
+#define DEFAULT_TIMEOUT_SECONDS 600.0
+
+// A collective under way. MPI reads counts and offsets until it ends, so they are kept here.
+typedef struct Slot {
+    MPI_Request request;
+    int *counts, *offsets; // [size]
+    bool used;
+} Slot;
+
+typedef struct NodeBlock {
+    void *memory;
+    size_t mapped; // bytes; 0: from memory_alloc, on a node with one rank
+} NodeBlock;
+
+struct CommState {
+    MPI_Comm node;
+    Slot slots[SLOTS];
+    int *ints; // the slots' counts and offsets
+    NodeBlock *blocks;
+    size_t block_count;
+};
+
+static Status mpi_error(int code, const char *what) {
+    char text[MPI_MAX_ERROR_STRING];
+    int length = 0;
+    if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) length = 0;
+    return error_set(STATUS_FAILED, "%s: MPI says: %.*s", what, length, text);
+}
+
+Status comm_open(Comm *comm, int *argc, char ***argv) {
+    *comm = (Comm){.timeout_seconds = DEFAULT_TIMEOUT_SECONDS};
+    int provided = 0;
+    int code = MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
+    if (code != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED)
+        return error_set(STATUS_FAILED, "MPI cannot be started with threads; check the MPI installation");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN); // the node's communicator inherits it
+    MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &comm->size);
+
+    TRY(MEMORY_ALLOC(comm->state, 1, "communication"));
+    struct CommState *state = comm->state;
+    TRY(MEMORY_ALLOC(state->ints, (size_t)comm->size * 2 * SLOTS, "communication"));
+    for (int i = 0; i < SLOTS; i++) {
+        state->slots[i].counts = state->ints + (size_t)comm->size * (size_t)(2 * i);
+        state->slots[i].offsets = state->slots[i].counts + comm->size;
+    }
+    code = MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &state->node);
+    if (code != MPI_SUCCESS) return mpi_error(code, "finding the ranks of this machine");
+    MPI_Comm_rank(state->node, &comm->node_rank);
+    MPI_Comm_size(state->node, &comm->node_size);
+    return STATUS_OK;
+}
+
+void comm_close(Comm *comm) {
+    struct CommState *state = comm->state;
+    if (comm_barrier(comm) != STATUS_OK) {
+        log_error(error_text());
+        comm_abort(comm, STATUS_FAILED);
+    }
+    for (size_t i = 0; i < state->block_count; i++) {
+        if (state->blocks[i].mapped > 0)
+            munmap(state->blocks[i].memory, state->blocks[i].mapped);
+        else
+            free(state->blocks[i].memory);
+    }
+    MPI_Comm_free(&state->node);
+    free(state->blocks);
+    free(state->ints);
+    free(state);
+    *comm = (Comm){0};
+    MPI_Finalize();
+}
+
+_Noreturn void comm_abort(Comm *comm, int exit_code) {
+    fflush(stdout);
+    fflush(stderr);
+    if (comm->size > 1)
+        MPI_Abort(MPI_COMM_WORLD, exit_code);
+    else
+        MPI_Finalize(); // nobody else to end, and MPI_Abort prints a page
+    _exit(exit_code);
+}
+
+// Takes a free slot; *slot is NULL in a job of one rank, whose collectives end at once.
+static Status take_slot(Comm *comm, const char *what, CommRequest *out, Slot **slot) {
+    *out = (CommRequest){.what = what};
+    *slot = NULL;
+    if (comm->size == 1) return STATUS_OK;
+    for (int i = 0; i < SLOTS && *slot == NULL; i++)
+        if (!comm->state->slots[i].used) *slot = &comm->state->slots[i];
+    if (*slot == NULL) return error_set(STATUS_FAILED, "%s: more than %d collectives under way", what, SLOTS);
+    return STATUS_OK;
+}
+
+static Status started(int code, Slot *slot, CommRequest *out) {
+    if (code != MPI_SUCCESS) return mpi_error(code, out->what);
+    slot->used = true;
+    out->handle = slot;
+    return STATUS_OK;
+}
+
+Status comm_wait(Comm *comm, CommRequest *request) {
+    Slot *slot = request->handle;
+    if (slot == NULL) return STATUS_OK;
+    double start = clock_seconds(), waited = 0;
+    int done = 0, code = MPI_SUCCESS;
+    while (code == MPI_SUCCESS && !done && waited < comm->timeout_seconds) {
+        code = MPI_Test(&slot->request, &done, MPI_STATUS_IGNORE);
+        waited = clock_seconds() - start;
+        if (!done && waited > SPIN_SECONDS) sched_yield();
+    }
+    comm->wait_seconds += waited;
+    if (code != MPI_SUCCESS) return mpi_error(code, request->what);
+    if (!done) // the slot stays taken: MPI may still write to the buffers
+        return error_set(STATUS_FAILED, "a rank did not reach %s within %g s; see the other ranks' messages",
+                         request->what, comm->timeout_seconds);
+    slot->used = false;
+    request->handle = NULL;
+    return STATUS_OK;
+}
+
+static Status finish(Comm *comm, Status begun, CommRequest *request) {
+    return begun == STATUS_OK ? comm_wait(comm, request) : begun;
+}
+
+// Open MPI's nonblocking allreduce follows a fixed schedule for a rank count and a length, and hands every rank the
+// same partial sums (tests/comm checks both), so bits differ between rank counts only.
+Status comm_sum_start(Comm *comm, float *values, size_t count, CommRequest *out) {
+    Slot *slot;
+    TRY(take_slot(comm, "the sum of gradients", out, &slot));
+    if (slot == NULL || count == 0) return STATUS_OK;
+    if (count > INT_MAX) return error_set(STATUS_FAILED, "%s: %zu values are too many at once", out->what, count);
+    int code = MPI_Iallreduce(MPI_IN_PLACE, values, (int)count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &slot->request);
+    return started(code, slot, out);
+}
+
+Status comm_gather_start(Comm *comm, const double *mine, double *all, const int *counts, CommRequest *out) {
+    Slot *slot;
+    TRY(take_slot(comm, "the exchange of records", out, &slot));
+    if (slot == NULL) {
+        if (counts[0] > 0) memcpy(all, mine, (size_t)counts[0] * sizeof *mine);
+        return STATUS_OK;
+    }
+    int64_t total = 0;
+    for (int i = 0; i < comm->size; i++) {
+        slot->counts[i] = counts[i];
+        slot->offsets[i] = (int)total;
+        total += counts[i];
+        if (total > INT_MAX) return error_set(STATUS_FAILED, "%s: too many values at once", out->what);
+    }
+    int code = MPI_Iallgatherv(mine, counts[comm->rank], MPI_DOUBLE, all, slot->counts, slot->offsets, MPI_DOUBLE,
+                               MPI_COMM_WORLD, &slot->request);
+    return started(code, slot, out);
+}
+
+Status comm_broadcast_start(Comm *comm, void *bytes, size_t size, int root, CommRequest *out) {
+    Slot *slot;
+    TRY(take_slot(comm, "a broadcast", out, &slot));
+    if (slot == NULL || size == 0) return STATUS_OK;
+    if (size > INT_MAX) return error_set(STATUS_FAILED, "%s: %zu bytes are too many at once", out->what, size);
+    return started(MPI_Ibcast(bytes, (int)size, MPI_BYTE, root, MPI_COMM_WORLD, &slot->request), slot, out);
+}
+
+Status comm_broadcast(Comm *comm, void *bytes, size_t size, int root) {
+    for (size_t done = 0; done < size; done += BROADCAST_PIECE) {
+        size_t piece = size - done < BROADCAST_PIECE ? size - done : BROADCAST_PIECE;
+        CommRequest request;
+        TRY(finish(comm, comm_broadcast_start(comm, (char *)bytes + done, piece, root, &request), &request));
+    }
+    return STATUS_OK;
+}
+
+Status comm_gather(Comm *comm, const double *mine, double *all, const int *counts) {
+    CommRequest request;
+    return finish(comm, comm_gather_start(comm, mine, all, counts, &request), &request);
+}
+
+static Status barrier(Comm *comm, MPI_Comm group, const char *what) {
+    CommRequest request;
+    Slot *slot;
+    TRY(take_slot(comm, what, &request, &slot));
+    if (slot == NULL) return STATUS_OK;
+    return finish(comm, started(MPI_Ibarrier(group, &slot->request), slot, &request), &request);
+}
+
+Status comm_barrier(Comm *comm) {
+    return barrier(comm, MPI_COMM_WORLD, "a meeting of all ranks");
+}
+
+Status comm_node_barrier(Comm *comm) {
+    return barrier(comm, comm->state->node, "a meeting of this machine's ranks");
+}
+
+static Status gather_int64(Comm *comm, MPI_Comm group, const char *what, const int64_t *values, int count,
+                           int64_t *all) {
+    CommRequest request;
+    Slot *slot;
+    TRY(take_slot(comm, what, &request, &slot));
+    if (slot == NULL) {
+        if (count > 0) memcpy(all, values, (size_t)count * sizeof *values);
+        return STATUS_OK;
+    }
+    int code = MPI_Iallgather(values, count, MPI_INT64_T, all, count, MPI_INT64_T, group, &slot->request);
+    return finish(comm, started(code, slot, &request), &request);
+}
+
+Status comm_node_gather(Comm *comm, const int64_t *values, int count, int64_t *all) {
+    return gather_int64(comm, comm->state->node, "an exchange between this machine's ranks", values, count, all);
+}
+
+// Being stopped on request is no error, and any error is worse.
+static int severity(int64_t status) {
+    return status == STATUS_OK ? 0 : status == STATUS_STOPPED ? 1 : 1 + (int)status;
+}
+
+Status comm_agree(Comm *comm, Status mine) {
+    comm->agreed_failure = mine != STATUS_OK && comm->size == 1;
+    if (comm->size == 1) return mine;
+    int64_t own = mine, *all = NULL;
+    TRY(MEMORY_ALLOC(all, comm->size, "agreement"));
+    Status status = gather_int64(comm, MPI_COMM_WORLD, "the point where all ranks agree", &own, 1, all);
+    int worst = 0;
+    for (int i = 1; i < comm->size; i++)
+        if (severity(all[i]) > severity(all[worst])) worst = i;
+    Status agreed = (Status)all[worst];
+    free(all);
+    TRY(status);
+    if (agreed == STATUS_OK || agreed == STATUS_STOPPED) return agreed;
+    char text[ERROR_TEXT_MAX] = "";
+    snprintf(text, sizeof text, "%s", error_text());
+    TRY(comm_broadcast(comm, text, sizeof text, worst));
+    error_clear();
+    comm->agreed_failure = true;
+    return error_set(agreed, "%s", text[0] != '\0' ? text : "a rank failed without a message");
+}
+
+// Creates (first rank of the node) or opens the memory object `name`; 0 or errno. Space is reserved at once, so that a
+// full /dev/shm is an error here and not SIGBUS at the first touch.
+static int map_shared(const char *name, size_t bytes, bool create, void **out) {
+    int fd = shm_open(name, O_RDWR | (create ? O_CREAT | O_EXCL : 0), 0600);
+    if (fd < 0) return errno;
+    int error = create ? posix_fallocate(fd, 0, (off_t)bytes) : 0;
+    void *mapped = error != 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (error == 0 && mapped == MAP_FAILED) error = errno;
+    close(fd);
+    if (error == 0) *out = mapped;
+    return error;
+}
+
+// Not MPI_Win_allocate_shared: where /dev/shm is too small, Open MPI 4.1 returns an error to the first rank only and
+// leaves the others waiting inside it, beyond any time limit.
+Status comm_node_alloc(Comm *comm, size_t bytes, const char *what, void **out) {
+    *out = NULL;
+    struct CommState *state = comm->state;
+    NodeBlock *blocks = realloc(state->blocks, (state->block_count + 1) * sizeof *blocks);
+    if (blocks == NULL) return error_set(STATUS_FAILED, "%s: out of memory", what);
+    state->blocks = blocks;
+    if (bytes == 0) bytes = 1;
+    if (comm->node_size == 1) {
+        TRY(memory_alloc(out, bytes, 1, what));
+        blocks[state->block_count++] = (NodeBlock){*out, 0};
+        return STATUS_OK;
+    }
+    int64_t *all = NULL;
+    TRY(MEMORY_ALLOC(all, comm->node_size * 2, what));
+    bool first = comm->node_rank == 0;
+    char name[64];
+    int64_t own[2] = {0, (int64_t)getpid()}; // errno, part of the name
+    if (first) {
+        snprintf(name, sizeof name, "/kto.%lld.%zu", (long long)own[1], state->block_count);
+        shm_unlink(name); // of a killed process that had this number
+        own[0] = map_shared(name, bytes, true, out);
+    }
+    Status status = comm_node_gather(comm, own, 2, all);
+    if (status == STATUS_OK && all[0] == 0) {
+        snprintf(name, sizeof name, "/kto.%lld.%zu", (long long)all[1], state->block_count);
+        if (!first) own[0] = map_shared(name, bytes, false, out);
+        status = comm_node_gather(comm, own, 2, all);
+    }
+    if (first) shm_unlink(name);
+    int64_t error = 0;
+    for (int i = 0; i < comm->node_size && error == 0; i++) error = all[2 * i];
+    free(all);
+    TRY(status);
+    if (error != 0) {
+        if (*out != NULL) munmap(*out, bytes);
+        *out = NULL;
+        return error_set(STATUS_FAILED,
+                         "/dev/shm: cannot hold %.1f MiB for %s: %s; give it more space or start one rank",
+                         (double)bytes / 0x1p20, what, strerror((int)error));
+    }
+    blocks[state->block_count++] = (NodeBlock){*out, bytes};
+    return STATUS_OK;
+}

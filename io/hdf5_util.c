@@ -1,0 +1,235 @@
+// HDF5 as our files use it (1.10.7 and later). Every call is checked, closing included: on a full disk H5Dwrite and
+// H5Fclose can both succeed while H5Dclose fails.
+#include "io/hdf5_util.h"
+#include "src/base/log.h"
+#include "src/base/memory.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define REPAIR_BYTES ((uint64_t)16 << 20) // more than a row and its bookkeeping ever add
+#define CHUNK_BYTES  ((hsize_t)1 << 20)   // the default chunk cache holds one
+
+// Keeps the innermost description, and rather the one with the system's own words.
+static herr_t pick_reason(unsigned depth, const H5E_error2_t *error, void *out) {
+    (void)depth;
+    const char *text = error->desc != NULL ? error->desc : "";
+    char *reason = out;
+    const char *system = strstr(text, "error message = '");
+    if (system != NULL) {
+        system += strlen("error message = '");
+        snprintf(reason, 256, "%.*s", (int)strcspn(system, "'"), system);
+    } else if (reason[0] == '\0') {
+        snprintf(reason, 256, "%s", text);
+    }
+    return 0;
+}
+
+Status hdf5_error(Status status, const char *path, const char *what) {
+    char reason[256] = "";
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, pick_reason, reason);
+    return error_set(status, "%s: %s%s%s", path, what, reason[0] != '\0' ? ": " : "", reason);
+}
+
+static herr_t find_lock(unsigned depth, const H5E_error2_t *error, void *found) {
+    (void)depth;
+    if (error->desc != NULL && strstr(error->desc, "unable to lock file") != NULL) *(bool *)found = true;
+    return 0;
+}
+
+bool hdf5_was_locked(void) {
+    bool found = false;
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, find_lock, &found);
+    return found;
+}
+
+// SWMR needs the 1.10 format; not the newest, so that older readers can follow.
+static hid_t access_list(bool lock) {
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    if (access < 0 || H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_LATEST) < 0 ||
+        H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0 || H5Pset_file_locking(access, lock, true) < 0) {
+        if (access >= 0) H5Pclose(access);
+        return H5I_INVALID_HID;
+    }
+    return access;
+}
+
+// Closing a property list does not fail and, under this guard, does not clear the reason of what failed before it.
+static void close_keeping_errors(hid_t list) {
+    hid_t stack = H5Eget_current_stack();
+    H5Pclose(list);
+    if (stack >= 0) H5Eset_current_stack(stack);
+}
+
+hid_t hdf5_create(const char *path) {
+    hid_t access = access_list(true);
+    if (access < 0) return access;
+    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    close_keeping_errors(access);
+    return file;
+}
+
+static hid_t open_file(const char *path, unsigned flags, bool lock) {
+    hid_t access = access_list(lock);
+    if (access < 0) return access;
+    hid_t file = H5Fopen(path, flags, access);
+    close_keeping_errors(access);
+    return file;
+}
+
+hid_t hdf5_open(const char *path, unsigned flags) {
+    return open_file(path, flags, true);
+}
+
+hid_t hdf5_open_writer(const char *path, unsigned flags) {
+    hid_t file = open_file(path, flags, true);
+    return file < 0 && hdf5_was_locked() ? open_file(path, flags, false) : file;
+}
+
+// A disk that was full took the header and not the end of the file, and HDF5 opens nothing shorter than its header
+// says. Superblock versions 2 and 3 (HDF5 File Format Specification 3.0, II.A) have that length at byte 28, after
+// "\211HDF".
+static void restore_length(const char *path) {
+    unsigned char head[36];
+    struct stat info;
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0 && pread(fd, head, sizeof head, 0) == sizeof head && memcmp(head, "\211HDF\r\n\032\n", 8) == 0 &&
+        (head[8] == 2 || head[8] == 3) && head[9] == 8 && fstat(fd, &info) == 0) {
+        uint64_t length = 0;
+        for (int i = 7; i >= 0; i--) length = length << 8 | head[28 + i];
+        bool short_of_it = length > (uint64_t)info.st_size && length - (uint64_t)info.st_size <= REPAIR_BYTES;
+        if (short_of_it && ftruncate(fd, (off_t)length) != 0) log_warning("%s: cannot be lengthened", path);
+    }
+    if (fd >= 0) close(fd);
+}
+
+// As h5clear --status --increment=0 of HDF5's tools/src/misc/h5clear.c: the first alone cuts the file to the length in
+// its header, and with it the newest rows.
+Status hdf5_repair(const char *path) {
+    restore_length(path);
+    hid_t access = access_list(false);
+    hbool_t clear = true;
+    hid_t file = H5I_INVALID_HID;
+    if (access >= 0 && H5Pset(access, "clear_status_flags", &clear) >= 0) file = H5Fopen(path, H5F_ACC_RDWR, access);
+    if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be opened for repair");
+    H5Pclose(access);
+    if (H5Fincrement_filesize(file, 0) < 0) {
+        Status status = hdf5_error(STATUS_FAILED, path, "cannot be repaired");
+        H5Fclose(file);
+        return status;
+    }
+    if (H5Fclose(file) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be repaired");
+    return STATUS_OK;
+}
+
+Status hdf5_write_vector(hid_t file, const char *path, const char *name, hid_t file_type, hid_t memory_type,
+                         const void *data, int64_t count) {
+    hsize_t length = (hsize_t)count, chunk = CHUNK_BYTES / H5Tget_size(file_type);
+    if (chunk > length) chunk = length;
+    hid_t space = H5Screate_simple(1, &length, NULL), list = H5Pcreate(H5P_DATASET_CREATE), data_set = H5I_INVALID_HID;
+    // The data follow at once, so the chunks need no filling first.
+    bool good = space >= 0 && list >= 0 && H5Pset_chunk(list, 1, &chunk) >= 0 && H5Pset_fletcher32(list) >= 0 &&
+                H5Pset_fill_time(list, H5D_FILL_TIME_NEVER) >= 0;
+    if (good) data_set = H5Dcreate2(file, name, file_type, space, H5P_DEFAULT, list, H5P_DEFAULT);
+    good = data_set >= 0 && H5Dwrite(data_set, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0;
+    good = good && H5Dclose(data_set) >= 0;
+    Status status = good ? STATUS_OK : hdf5_error(STATUS_FAILED, path, "cannot be written");
+    if (list >= 0) H5Pclose(list);
+    if (space >= 0) H5Sclose(space);
+    return status;
+}
+
+Status hdf5_vector_length(hid_t file, const char *path, const char *name, int64_t *count) {
+    *count = 0;
+    hid_t data_set = H5Dopen2(file, name, H5P_DEFAULT);
+    hid_t space = data_set < 0 ? data_set : H5Dget_space(data_set);
+    hid_t type = data_set < 0 ? data_set : H5Dget_type(data_set);
+    hsize_t length = 0;
+    struct stat info;
+    Status status = STATUS_OK;
+    if (space < 0 || type < 0) {
+        status = hdf5_error(STATUS_DATA, path, name);
+    } else if (H5Sget_simple_extent_ndims(space) != 1 || H5Sget_simple_extent_dims(space, &length, NULL) != 1 ||
+               stat(path, &info) != 0 || length > (hsize_t)info.st_size / H5Tget_size(type)) {
+        status = error_set(STATUS_DATA, "%s: %s has a length that the file does not hold", path, name);
+    }
+    *count = (int64_t)length;
+    if (type >= 0) H5Tclose(type);
+    if (space >= 0) H5Sclose(space);
+    if (data_set >= 0) H5Dclose(data_set);
+    return status;
+}
+
+Status hdf5_read_vector(hid_t file, const char *path, const char *name, hid_t memory_type, void *data) {
+    hid_t data_set = H5Dopen2(file, name, H5P_DEFAULT);
+    Status status = STATUS_OK;
+    if (data_set < 0 || H5Dread(data_set, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
+        status = hdf5_error(STATUS_DATA, path, name);
+    if (data_set >= 0) H5Dclose(data_set);
+    return status;
+}
+
+Status hdf5_put(hid_t object, const char *path, const char *name, hid_t type, const void *value) {
+    htri_t there = H5Aexists(object, name);
+    bool good = there >= 0 && (there == 0 || H5Adelete(object, name) >= 0);
+    hid_t space = good ? H5Screate(H5S_SCALAR) : H5I_INVALID_HID;
+    hid_t attribute = space < 0 ? space : H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    good = attribute >= 0 && H5Awrite(attribute, type, value) >= 0 && H5Aclose(attribute) >= 0;
+    Status status = good ? STATUS_OK : hdf5_error(STATUS_FAILED, path, "cannot be written");
+    if (space >= 0) H5Sclose(space);
+    return status;
+}
+
+Status hdf5_get(hid_t object, const char *path, const char *name, hid_t type, void *value) {
+    hid_t attribute = H5Aopen(object, name, H5P_DEFAULT);
+    hid_t space = attribute < 0 ? attribute : H5Aget_space(attribute);
+    Status status = STATUS_OK;
+    if (space < 0)
+        status = hdf5_error(STATUS_DATA, path, name);
+    else if (H5Sget_simple_extent_npoints(space) != 1)
+        status = error_set(STATUS_DATA, "%s: attribute %s is not one value", path, name);
+    else if (H5Aread(attribute, type, value) < 0)
+        status = hdf5_error(STATUS_DATA, path, name);
+    if (space >= 0) H5Sclose(space);
+    if (attribute >= 0) H5Aclose(attribute);
+    return status;
+}
+
+Status hdf5_put_text(hid_t object, const char *path, const char *name, const char *text, bool plain) {
+    hid_t type = H5Tcopy(H5T_C_S1);
+    bool good = type >= 0 && H5Tset_size(type, plain ? strlen(text) + 1 : H5T_VARIABLE) >= 0 &&
+                H5Tset_cset(type, H5T_CSET_UTF8) >= 0;
+    Status status = good ? hdf5_put(object, path, name, type, plain ? (const void *)text : (const void *)&text)
+                         : hdf5_error(STATUS_FAILED, path, name);
+    if (type >= 0) H5Tclose(type);
+    return status;
+}
+
+Status hdf5_get_text(hid_t object, const char *path, const char *name, char **text) {
+    *text = NULL;
+    hid_t attribute = H5Aopen(object, name, H5P_DEFAULT);
+    hid_t type = attribute < 0 ? attribute : H5Aget_type(attribute);
+    Status status = STATUS_OK;
+    struct stat info;
+    size_t size = type < 0 ? 0 : H5Tget_size(type);
+    if (type < 0)
+        status = hdf5_error(STATUS_DATA, path, name);
+    else if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0 || stat(path, &info) != 0 ||
+             size > (size_t)info.st_size || H5Aget_storage_size(attribute) != size)
+        status = error_set(STATUS_DATA, "%s: attribute %s is not text", path, name);
+    else if ((status = memory_alloc((void **)text, size + 1, 1, name)) == STATUS_OK &&
+             H5Aread(attribute, type, *text) < 0)
+        status = hdf5_error(STATUS_DATA, path, name);
+    if (status != STATUS_OK) {
+        free(*text);
+        *text = NULL;
+    }
+    if (type >= 0) H5Tclose(type);
+    if (attribute >= 0) H5Aclose(attribute);
+    return status;
+}

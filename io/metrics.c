@@ -1,0 +1,328 @@
+// metrics.h5: one file a run, one row a step. The columns are made with the file, because nothing may be added once
+// readers follow (SWMR: single writer, multiple readers). What a metric means is decided in src/kto.c; here are its
+// words only.
+#include "io/metrics.h"
+#include "io/files.h"
+#include "io/hdf5_util.h"
+#include "src/base/memory.h"
+
+#include <hdf5_hl.h>
+#include <limits.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+// units, TRL's name, description: one line a column, or the table below does not compile.
+#define INFO_step               "1", "step", "optimizer step, 1-based, after the update"
+#define INFO_epoch              "1", "epoch", "passes over the training rows so far"
+#define INFO_time               "s", "", "end of the step, seconds since 1970-01-01 UTC"
+#define INFO_loss               "1", "loss", "mean of the rows' losses"
+#define INFO_kl                 "nat", "kl", "reference point z0 = max(0, mean log-ratio of the mismatched completions)"
+#define INFO_grad_norm          "1", "grad_norm", "L2 norm of the adapter gradient before clipping"
+#define INFO_learning_rate      "1", "learning_rate", "rate that this update used"
+#define INFO_entropy            "nat", "entropy", "entropy of the policy's next-token distribution, mean over scored tokens"
+#define INFO_num_tokens         "1", "num_tokens", "prompt and completion tokens seen so far"
+#define INFO_rewards_chosen     "1", "rewards/chosen", "mean of beta * log-ratio over desirable rows"
+#define INFO_rewards_rejected   "1", "rewards/rejected", "mean of beta * log-ratio over undesirable rows"
+#define INFO_rewards_margins    "1", "rewards/margins", "rewards_chosen - rewards_rejected"
+#define INFO_rewards_accuracies "1", "rewards/accuracies", "share of rows on their label's side of z0"
+#define INFO_logps_chosen       "nat", "logps/chosen", "mean log-probability of desirable completions"
+#define INFO_logps_rejected     "nat", "logps/rejected", "mean log-probability of undesirable completions"
+#define INFO_logits_chosen      "1", "logits/chosen", "mean logit over vocabulary and scored tokens of desirable rows"
+#define INFO_logits_rejected    "1", "logits/rejected", "mean logit over vocabulary and scored tokens of undesirable rows"
+#define INFO_rows               "1", "", "rows of the global batch"
+#define INFO_rows_chosen        "1", "", "desirable rows of the global batch"
+#define INFO_scored_tokens      "1", "", "completion tokens of the global batch that carry loss"
+#define INFO_computed_tokens    "1", "", "tokens that went through the model, on all ranks"
+#define INFO_step_seconds       "s", "", "time between the ends of consecutive steps, everything included"
+#define INFO_reference_seconds  "s", "", "of these, computing reference log-probabilities"
+#define INFO_comm_seconds       "s", "", "of these, in collectives"
+#define INFO_wait_seconds       "s", "", "of these, waiting for other ranks"
+#define INFO_tokens_per_second  "1/s", "", "prompt and completion tokens of the step by step_seconds"
+#define INFO_skipped            "1", "", "1 where the update was left out because a number was not finite"
+
+typedef struct Column {
+    const char *name;
+    size_t offset; // in MetricsRow
+    const char *units, *trl_name, *description;
+} Column;
+
+#define METRICS_COLUMN(name) {#name, offsetof(MetricsRow, name), INFO_##name},
+static const Column COLUMNS[] = {METRICS_COLUMN(step) METRICS_COLUMNS(METRICS_COLUMN)};
+#undef METRICS_COLUMN
+#define COLUMN_COUNT ((int)(sizeof COLUMNS / sizeof COLUMNS[0]))
+#define STEP_COLUMN  0
+#define GROUP_COUNT  2
+#define CHUNK_ROWS   512
+#define STEP_FILL    ((int64_t)-1) // a length that was extended and not written; floats have NaN
+
+static const char *const GROUP_NAMES[GROUP_COUNT] = {"train", "eval"};
+
+struct Metrics {
+    char *path;
+    bool swmr;
+    hid_t file; // invalid between rows without swmr
+    hid_t columns[GROUP_COUNT][COLUMN_COUNT];
+    int64_t rows[GROUP_COUNT];
+};
+
+static hid_t column_type(int column) {
+    return column == STEP_COLUMN ? H5T_NATIVE_INT64 : H5T_NATIVE_DOUBLE;
+}
+
+static Status create_column(hid_t group, const char *path, int column, hid_t *out) {
+    const Column *info = &COLUMNS[column];
+    hid_t type = column == STEP_COLUMN ? H5T_STD_I64LE : H5T_IEEE_F64LE;
+    hsize_t length = 0, limit = H5S_UNLIMITED, chunk = CHUNK_ROWS;
+    double nan_fill = NAN;
+    int64_t step_fill = STEP_FILL;
+    const void *fill = column == STEP_COLUMN ? (const void *)&step_fill : (const void *)&nan_fill;
+    hid_t space = H5Screate_simple(1, &length, &limit), list = H5Pcreate(H5P_DATASET_CREATE);
+    *out = H5I_INVALID_HID;
+    if (space >= 0 && list >= 0 && H5Pset_chunk(list, 1, &chunk) >= 0 &&
+        H5Pset_fill_value(list, column_type(column), fill) >= 0)
+        *out = H5Dcreate2(group, info->name, type, space, H5P_DEFAULT, list, H5P_DEFAULT);
+    Status status = *out < 0 ? hdf5_error(STATUS_FAILED, path, "cannot be written") : STATUS_OK;
+    if (list >= 0) H5Pclose(list);
+    if (space >= 0) H5Sclose(space);
+    TRY(status);
+    TRY(hdf5_put_text(*out, path, "units", info->units, false));
+    TRY(hdf5_put_text(*out, path, "description", info->description, false));
+    return info->trl_name[0] == '\0' ? STATUS_OK : hdf5_put_text(*out, path, "trl_name", info->trl_name, false);
+}
+
+static Status create_group(hid_t file, const char *path, const char *name) {
+    // Tracked, so that readers list the columns in our order.
+    hid_t list = H5Pcreate(H5P_GROUP_CREATE), group = H5I_INVALID_HID, step = H5I_INVALID_HID;
+    if (list >= 0 && H5Pset_link_creation_order(list, H5P_CRT_ORDER_TRACKED | H5P_CRT_ORDER_INDEXED) >= 0)
+        group = H5Gcreate2(file, name, H5P_DEFAULT, list, H5P_DEFAULT);
+    Status status = group < 0 ? hdf5_error(STATUS_FAILED, path, "cannot be written") : STATUS_OK;
+    if (list >= 0) H5Pclose(list);
+    TRY(status);
+    TRY(create_column(group, path, STEP_COLUMN, &step));
+    if (H5DSset_scale(step, COLUMNS[STEP_COLUMN].name) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
+    for (int c = STEP_COLUMN + 1; c < COLUMN_COUNT; c++) {
+        hid_t column;
+        TRY(create_column(group, path, c, &column));
+        if (H5DSattach_scale(column, step, 0) < 0 || H5Dclose(column) < 0)
+            return hdf5_error(STATUS_FAILED, path, "cannot be written");
+    }
+    if (H5Dclose(step) < 0 || H5Gclose(group) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
+    return STATUS_OK;
+}
+
+// After a resume: who writes now; start_time stays the first.
+static Status put_run(hid_t file, const char *path, const MetricsRun *run) {
+    TRY(hdf5_put_text(file, path, "version", run->version, false));
+    TRY(hdf5_put_text(file, path, "git_commit", run->git_commit, false));
+    TRY(hdf5_put_text(file, path, "config", run->config, false));
+    TRY(hdf5_put_text(file, path, "hosts", run->hosts, false));
+    TRY(hdf5_put_text(file, path, "devices", run->devices, false));
+    TRY(hdf5_put(file, path, "ranks", H5T_NATIVE_INT, &run->ranks));
+    if (H5Aexists(file, "start_time") > 0) return STATUS_OK;
+    return hdf5_put(file, path, "start_time", H5T_NATIVE_DOUBLE, &run->start_time);
+}
+
+static Status close_file(hid_t file, const char *path, Status status) {
+    if (H5Fclose(file) < 0 && status == STATUS_OK) return hdf5_error(STATUS_FAILED, path, "cannot be written");
+    return status;
+}
+
+// Under a temporary name, so that a kill leaves no file without columns.
+static Status create_file(const char *path, const MetricsRun *run) {
+    char temporary[PATH_MAX];
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    hid_t file = hdf5_create(temporary);
+    if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be made");
+    Status status = put_run(file, path, run);
+    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) status = create_group(file, path, GROUP_NAMES[g]);
+    status = close_file(file, path, status);
+    if (status == STATUS_OK) return file_publish(temporary, path);
+    unlink(temporary);
+    return status;
+}
+
+// Opens the columns of a group; *rows is the length of the shortest (a killed writer leaves them uneven).
+static Status open_group(hid_t file, const char *path, int group, hid_t *columns, int64_t *rows) {
+    *rows = INT64_MAX;
+    for (int c = 0; c < COLUMN_COUNT; c++) {
+        char name[64];
+        int64_t length;
+        snprintf(name, sizeof name, "%s/%s", GROUP_NAMES[group], COLUMNS[c].name);
+        columns[c] = H5Dopen2(file, name, H5P_DEFAULT);
+        hid_t space = columns[c] < 0 ? columns[c] : H5Dget_space(columns[c]);
+        if (space < 0) return hdf5_error(STATUS_FAILED, path, name);
+        bool flat = H5Sget_simple_extent_ndims(space) == 1;
+        length = H5Sget_simple_extent_npoints(space);
+        H5Sclose(space);
+        if (!flat || length < 0)
+            return error_set(STATUS_FAILED, "%s: %s is not one of our columns; move the file away", path, name);
+        if (length < *rows) *rows = length;
+    }
+    return STATUS_OK;
+}
+
+// values[count] of 8 bytes each, from row `first`.
+static Status access_rows(hid_t column, const char *path, int c, int64_t first, int64_t count, bool write,
+                          void *values) {
+    if (count == 0) return STATUS_OK;
+    hsize_t start = (hsize_t)first, length = (hsize_t)count;
+    hid_t space = H5Dget_space(column), memory = H5Screate_simple(1, &length, NULL);
+    bool good = space >= 0 && memory >= 0 &&
+                H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &length, NULL) >= 0 &&
+                (write ? H5Dwrite(column, column_type(c), memory, space, H5P_DEFAULT, values)
+                       : H5Dread(column, column_type(c), memory, space, H5P_DEFAULT, values)) >= 0;
+    Status status = good ? STATUS_OK : hdf5_error(STATUS_FAILED, path, write ? "cannot be written" : "cannot be read");
+    if (memory >= 0) H5Sclose(memory);
+    if (space >= 0) H5Sclose(space);
+    return status;
+}
+
+static Status set_rows(const hid_t *columns, const char *path, int64_t rows) {
+    hsize_t length = (hsize_t)rows;
+    for (int c = 0; c < COLUMN_COUNT; c++)
+        if (H5Dset_extent(columns[c], &length) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
+    return STATUS_OK;
+}
+
+static Status close_columns(const hid_t *columns, const char *path) {
+    for (int c = 0; c < COLUMN_COUNT; c++)
+        if (H5Dclose(columns[c]) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
+    return STATUS_OK;
+}
+
+// Rows of a group in `steps` order up to resume_step and written in full.
+static Status kept_rows(hid_t step_column, const char *path, int64_t rows, int64_t resume_step, int64_t *kept) {
+    int64_t *steps = NULL;
+    *kept = 0;
+    TRY(MEMORY_ALLOC(steps, rows, path));
+    Status status = access_rows(step_column, path, STEP_COLUMN, 0, rows, false, steps);
+    while (status == STATUS_OK && *kept < rows && steps[*kept] != STEP_FILL && steps[*kept] <= resume_step) ++*kept;
+    free(steps);
+    return status;
+}
+
+static Status cut_file(const char *path, const MetricsRun *run, int64_t resume_step, int64_t *rows) {
+    hid_t file = hdf5_open_writer(path, H5F_ACC_RDWR);
+    if (file < 0) {
+        TRY(hdf5_repair(path));
+        file = hdf5_open_writer(path, H5F_ACC_RDWR);
+    }
+    if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be opened; move it away to go on without its rows");
+    Status status = put_run(file, path, run);
+    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) {
+        hid_t columns[COLUMN_COUNT];
+        int64_t shortest;
+        status = open_group(file, path, g, columns, &shortest);
+        if (status == STATUS_OK) status = kept_rows(columns[STEP_COLUMN], path, shortest, resume_step, &rows[g]);
+        if (status == STATUS_OK) status = set_rows(columns, path, rows[g]);
+        if (status == STATUS_OK) status = close_columns(columns, path);
+    }
+    return close_file(file, path, status);
+}
+
+static Status open_columns(Metrics *metrics) {
+    metrics->file = hdf5_open_writer(metrics->path, H5F_ACC_RDWR | (metrics->swmr ? H5F_ACC_SWMR_WRITE : 0));
+    if (metrics->file < 0) return hdf5_error(STATUS_FAILED, metrics->path, "cannot be opened for writing");
+    for (int g = 0; g < GROUP_COUNT; g++) {
+        int64_t shortest;
+        TRY(open_group(metrics->file, metrics->path, g, metrics->columns[g], &shortest));
+    }
+    return STATUS_OK;
+}
+
+static Status close_all(Metrics *metrics, Status status) {
+    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++)
+        status = close_columns(metrics->columns[g], metrics->path);
+    if (metrics->file >= 0) status = close_file(metrics->file, metrics->path, status);
+    metrics->file = H5I_INVALID_HID;
+    return status;
+}
+
+Status metrics_open(Metrics **out, const char *path, const MetricsRun *run, int64_t resume_step, bool swmr) {
+    *out = NULL;
+    Metrics *metrics = NULL;
+    TRY(MEMORY_ALLOC(metrics, 1, "metrics"));
+    metrics->file = H5I_INVALID_HID;
+    metrics->swmr = swmr;
+    metrics->path = strdup(path);
+    Status status = metrics->path == NULL ? error_set(STATUS_FAILED, "%s: out of memory", path) : STATUS_OK;
+    if (status == STATUS_OK)
+        status = resume_step > 0 && file_exists(path) ? cut_file(path, run, resume_step, metrics->rows)
+                                                      : create_file(path, run);
+    // Between cutting and following, the file is closed: what was cut is settled before a reader may look.
+    if (status == STATUS_OK && swmr) status = open_columns(metrics);
+    if (status == STATUS_OK) {
+        *out = metrics;
+        return STATUS_OK;
+    }
+    if (metrics->file >= 0) H5Fclose(metrics->file);
+    free(metrics->path);
+    free(metrics);
+    return status;
+}
+
+static Status append_row(Metrics *metrics, int group, const MetricsRow *row) {
+    const hid_t *columns = metrics->columns[group];
+    int64_t at = metrics->rows[group];
+    hsize_t length = (hsize_t)at + 1;
+    MetricsRow copy = *row;
+    for (int i = 0; i < COLUMN_COUNT; i++) {
+        int c = COLUMN_COUNT - 1 - i; // step last: a reader that goes by its length finds the others there
+        if (H5Dset_extent(columns[c], &length) < 0)
+            return hdf5_error(STATUS_FAILED, metrics->path, "cannot be written");
+        TRY(access_rows(columns[c], metrics->path, c, at, 1, true, (char *)&copy + COLUMNS[c].offset));
+    }
+    // The file, not the datasets: only this brings the length in the header up to date, which a repair goes by.
+    if (H5Fflush(metrics->file, H5F_SCOPE_GLOBAL) < 0)
+        return hdf5_error(STATUS_FAILED, metrics->path, "cannot be written");
+    metrics->rows[group]++;
+    return STATUS_OK;
+}
+
+Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *row) {
+    if (metrics->swmr) return append_row(metrics, (int)group, row);
+    Status status = open_columns(metrics);
+    if (status == STATUS_OK) status = append_row(metrics, (int)group, row);
+    return close_all(metrics, status);
+}
+
+Status metrics_close(Metrics *metrics) {
+    if (metrics == NULL) return STATUS_OK;
+    Status status = metrics->swmr ? close_all(metrics, STATUS_OK) : STATUS_OK;
+    free(metrics->path);
+    free(metrics);
+    return status;
+}
+
+Status metrics_read(const char *path, MetricsGroup group, MetricsRow **rows, int64_t *count) {
+    *rows = NULL;
+    *count = 0;
+    // Works beside a live writer, and after one that was killed or has closed; the plain form beside none.
+    hid_t file = hdf5_open(path, H5F_ACC_RDONLY | H5F_ACC_SWMR_READ);
+    if (file < 0) file = hdf5_open(path, H5F_ACC_RDONLY);
+    if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be read");
+    hid_t columns[COLUMN_COUNT];
+    int64_t length = 0, *values = NULL;
+    MetricsRow *read = NULL;
+    Status status = open_group(file, path, (int)group, columns, &length);
+    TRY_GOTO(status, done);
+    TRY_GOTO(kept_rows(columns[STEP_COLUMN], path, length, INT64_MAX, &length), done);
+    TRY_GOTO(MEMORY_ALLOC(read, length, path), done);
+    TRY_GOTO(MEMORY_ALLOC(values, length, path), done);
+    for (int c = 0; c < COLUMN_COUNT; c++) {
+        TRY_GOTO(access_rows(columns[c], path, c, 0, length, false, values), done);
+        for (int64_t i = 0; i < length; i++) memcpy((char *)&read[i] + COLUMNS[c].offset, &values[i], sizeof values[i]);
+    }
+    *rows = read;
+    *count = length;
+    read = NULL;
+done:
+    free(read);
+    free(values);
+    H5Fclose(file);
+    return status;
+}

@@ -1,0 +1,320 @@
+// Opening what a command needs, and the summary that a person reads first.
+#include "src/run.h"
+
+#include "io/peft.h"
+#include "src/base/log.h"
+#include "src/base/memory.h"
+
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+// Share of a device's memory that activations, weights and adapters may take together when the budget is chosen for the
+// user.
+#define MEMORY_SHARE           0.8
+#define MICRO_BATCH_TOKENS_MAX (1 << 22)
+
+static int cores_allowed(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+// Unless the user says (OMP_NUM_THREADS) or mpirun binds ranks apart, ranks of a node divide its cores.
+static int choose_threads(const Comm *comm) {
+    if (getenv("OMP_NUM_THREADS") != NULL) return 0;
+    int allowed = cores_allowed(), online = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    if (allowed < online) return allowed;
+    return allowed / comm->node_size > 1 ? allowed / comm->node_size : 1;
+}
+
+static Status find_backend(const Config *config, const Backend **out) {
+    const char *why = "",
+               *names[] = {"cpu", "cpu", "cuda"}; // "auto" takes the CPU as long as no other device is built in
+    *out = backend_find(names[config->device.backend], &why);
+    return *out != NULL ? STATUS_OK : error_set(STATUS_USAGE, "%s", why);
+}
+
+static ModelOptions model_options(const Run *run, const Backend *backend) {
+    const Config *config = &run->config;
+    ModelOptions options = {
+        .backend = backend,
+        .device = {.dtype = config->model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32, .threads = choose_threads(run->comm)},
+        .lora_r = (int32_t)config->lora.r,
+        .lora_alpha = config->lora.alpha,
+        .lora_dropout = config->lora.dropout,
+        .recompute = config->train.recompute == 1,
+        .max_positions = 0};
+    memcpy(options.lora_target, config->lora.target, sizeof options.lora_target);
+    return options;
+}
+
+static Status open_rows(Run *run, int32_t vocab) {
+    const Config *config = &run->config;
+    DatasetOptions options = {.max_length = config->data.max_length,
+                              .max_prompt_length = config->data.max_prompt_length,
+                              .shuffle = config->data.order == 0,
+                              .skip_bad_rows = config->data.skip_bad_rows,
+                              .need_kl = config->kto.loss_type == LOSS_KTO,
+                              .need_owners = config->lora.dropout > 0,
+                              .seed = (uint64_t)config->train.seed,
+                              .batch_size = (int32_t)config->train.global_batch_size,
+                              .chat = run->chat,
+                              .vocab = vocab};
+    TRY(dataset_open(&run->train, config->data.train, run->tokenizer, &options, run->comm));
+    if (config->data.eval[0] == '\0') return STATUS_OK;
+    options.shuffle = options.need_owners = false;
+    return dataset_open(&run->eval, config->data.eval, run->tokenizer, &options, run->comm);
+}
+
+// The largest budget whose activations fit beside weights and adapters: from total memory and the configuration alone,
+// so that a resumed run finds the same one. Ranks on one machine share its memory.
+static Status choose_micro_batch_tokens(Run *run) {
+    const Model *model = &run->model;
+    DeviceInfo info;
+    model->options.backend->info(model->device, &info);
+    const double shared = (double)info.total_memory * MEMORY_SHARE - (double)model->memory.weights;
+    const double room = shared / run->comm->node_size - (double)model->memory.adapters;
+    int64_t low = 0, high = MICRO_BATCH_TOKENS_MAX;
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if ((double)model_activation_bytes(&model->config, &model->options, middle, middle) <= room)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    double mine = (double)low, *all = NULL;
+    int *counts = NULL;
+    TRY(MEMORY_ALLOC(all, run->comm->size, "budgets"));
+    TRY(MEMORY_ALLOC(counts, run->comm->size, "budgets"));
+    for (int r = 0; r < run->comm->size; r++) counts[r] = 1;
+    Status status = comm_gather(run->comm, &mine, all, counts);
+    for (int r = 0; r < run->comm->size; r++)
+        if (all[r] < mine) mine = all[r];
+    free(all);
+    free(counts);
+    TRY(status);
+    if (mine < 1)
+        return error_set(STATUS_USAGE, "the model and its adapters do not fit this device's memory of %.1f GiB",
+                         (double)info.total_memory / 0x1p30);
+    run->step.micro_batch_tokens = (int64_t)mine;
+    return STATUS_OK;
+}
+
+static Status open_step(Run *run) {
+    Config *config = &run->config;
+    const DatasetCounts *counts = &run->train.counts;
+    KtoOptions kto = {.apo_zero = config->kto.loss_type == LOSS_APO_ZERO_UNPAIRED,
+                      .beta = config->kto.beta,
+                      .desirable_weight = config->kto.desirable_weight,
+                      .undesirable_weight = config->kto.undesirable_weight};
+    if (isnan(kto.desirable_weight))
+        kto.desirable_weight = kto_auto_weight(counts->desirable, counts->undesirable, kto.undesirable_weight);
+    else if (isnan(kto.undesirable_weight))
+        kto.undesirable_weight = kto_auto_weight(counts->undesirable, counts->desirable, kto.desirable_weight);
+    run->step.comm = run->comm;
+    run->step.model = &run->model;
+    run->step.kto = kto;
+    run->step.share_prefixes = config->data.share_prefixes;
+    run->step.seed = (uint64_t)config->train.seed;
+    run->step.micro_batch_tokens = config->train.micro_batch_tokens;
+    run->has_step = true;
+    TRY(step_open(&run->step, (int32_t)config->train.global_batch_size));
+    return run->step.micro_batch_tokens == 0 ? choose_micro_batch_tokens(run) : STATUS_OK;
+}
+
+static Status open_tokenizer(Run *run, int32_t *vocab) {
+    const char *dir = run->config.model.path;
+    ModelConfig config;
+    TRY(model_config_read(&config, dir));
+    TRY(tokenizer_open(&run->tokenizer, dir));
+    *vocab = config.vocab;
+    if (tokenizer_vocab(run->tokenizer) > config.vocab)
+        return error_set(STATUS_DATA,
+                         "%s: the tokenizer has %d tokens but the embedding only %d; tokenizer and model do not "
+                         "belong together",
+                         dir, tokenizer_vocab(run->tokenizer), config.vocab);
+    return chat_template_find(dir, run->config.data.chat_template, &run->chat);
+}
+
+Status run_open(Run *run, unsigned parts) {
+    int32_t vocab = 0;
+    TRY(comm_agree(run->comm, open_tokenizer(run, &vocab)));
+    if (parts & RUN_ROWS) TRY(open_rows(run, vocab));
+    if (parts & RUN_MODEL) {
+        const Backend *backend;
+        TRY(find_backend(&run->config, &backend));
+        ModelOptions options = model_options(run, backend);
+        const int64_t longest =
+            run->train.counts.longest > run->eval.counts.longest ? run->train.counts.longest : run->eval.counts.longest;
+        ModelConfig config;
+        TRY(model_config_read(&config, run->config.model.path));
+        if (longest > config.max_position)
+            return error_set(STATUS_USAGE,
+                             "a row of %lld tokens is longer than the model's max_position_embeddings %d; set "
+                             "data.max_length = %d",
+                             (long long)longest, config.max_position, config.max_position);
+        options.max_positions = config.max_position;
+        run->has_model = true;
+        TRY(comm_agree(run->comm, model_open(&run->model, run->config.model.path, &options, run->comm)));
+    }
+    if (parts & RUN_STEP) TRY(comm_agree(run->comm, open_step(run)));
+    return STATUS_OK;
+}
+
+void run_close(Run *run) {
+    reference_close(&run->train_reference);
+    reference_close(&run->eval_reference);
+    if (run->has_step) step_close(&run->step);
+    if (run->has_model) model_close(&run->model);
+    dataset_close(&run->train);
+    dataset_close(&run->eval);
+    tokenizer_close(run->tokenizer);
+}
+
+int64_t run_total_steps(const Run *run) {
+    if (run->config.train.max_steps > 0) return run->config.train.max_steps;
+    return (int64_t)ceil(run->config.train.num_train_epochs * run->train.batch_count);
+}
+
+// --- adapters -------------------------------------------------------------------------------------------------------
+
+Status run_read_adapter(Run *run, const char *folder) {
+    Model *model = &run->model;
+    float *host = NULL;
+    PeftTensor *tensors = NULL;
+    Status status = MEMORY_ALLOC(host, model->adapter_count, "an adapter");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(tensors, model->tensor_count, "an adapter");
+    for (int32_t i = 0; i < model->tensor_count && status == STATUS_OK; i++) {
+        const AdapterTensor *from = &model->tensors[i];
+        snprintf(tensors[i].name, sizeof tensors[i].name, "base_model.model.%s", from->name);
+        tensors[i].rows = from->rows;
+        tensors[i].cols = from->cols;
+        tensors[i].data = host + from->offset;
+    }
+    if (status == STATUS_OK) status = peft_read_tensors(folder, tensors, model->tensor_count);
+    if (status == STATUS_OK) status = model_set(model, model->adapter, host);
+    if (status == STATUS_OK) status = model_adapter_changed(model);
+    free(tensors);
+    free(host);
+    return status;
+}
+
+static Status check_init(const Config *config) {
+    PeftConfig found;
+    TRY(peft_read_config(config->lora.init, &found));
+    if (found.r != config->lora.r)
+        return error_set(STATUS_USAGE, "lora.init: %s has r = %d but lora.r = %lld; make them equal", config->lora.init,
+                         found.r, (long long)config->lora.r);
+    if (found.alpha != config->lora.alpha)
+        return error_set(STATUS_USAGE, "lora.init: %s has lora_alpha = %g but lora.alpha = %g; make them equal",
+                         config->lora.init, found.alpha, config->lora.alpha);
+    for (int target = 0; target < CONFIG_TARGETS_MAX; target++)
+        if (found.target[target] != config->lora.target[target])
+            return error_set(STATUS_USAGE, "lora.init: %s %s %s but lora.target_modules %s; make them equal",
+                             config->lora.init, found.target[target] ? "adapts" : "does not adapt",
+                             config_target_names[target], found.target[target] ? "does not" : "does");
+    return STATUS_OK;
+}
+
+Status run_first_adapter(Run *run) {
+    if (run->config.lora.init[0] == '\0') return model_init_adapter(&run->model, (uint64_t)run->config.train.seed);
+    Status status = check_init(&run->config);
+    if (status == STATUS_OK) status = run_read_adapter(run, run->config.lora.init);
+    return comm_agree(run->comm, status);
+}
+
+// --- the summary ----------------------------------------------------------------------------------------------------
+
+#define SHARING_BATCHES 200 // what sharing saves is counted over at most this many batches, evenly spread
+
+static void describe_labels(const Run *run) {
+    const DatasetCounts *counts = &run->train.counts;
+    if (counts->desirable == 0 || counts->undesirable == 0) {
+        log_warning("%s: every row is %s; KTO learns from the difference between both labels", run->train.path,
+                    counts->desirable == 0 ? "undesirable" : "desirable");
+        return;
+    }
+    double low, high;
+    const KtoOptions kto = {.desirable_weight = run->config.kto.desirable_weight,
+                            .undesirable_weight = run->config.kto.undesirable_weight};
+    if (isnan(kto.desirable_weight) || isnan(kto.undesirable_weight)) return;
+    if (!kto_weights_in_range(&kto, counts->desirable, counts->undesirable, &low, &high))
+        log_warning("%lld desirable and %lld undesirable rows: the KTO paper (eq. 8) advises kto.desirable_weight in "
+                    "[%.2f, %.2f] for kto.undesirable_weight %g; set it there, or to \"auto\"",
+                    (long long)counts->desirable, (long long)counts->undesirable, low, high, kto.undesirable_weight);
+}
+
+static void describe_rows(const Dataset *dataset, const char *name) {
+    const DatasetCounts *counts = &dataset->counts;
+    log_info("%-8s %s: %d rows, %lld desirable and %lld undesirable, %.1f tokens a row, longest %lld", name,
+             dataset->path, dataset->count, (long long)counts->desirable, (long long)counts->undesirable,
+             (double)counts->tokens / dataset->count, (long long)counts->longest);
+    if (counts->dropped + counts->cut > 0)
+        log_info("%-8s data.max_length: %lld rows dropped (the prompt alone fills it), %lld completions cut", "",
+                 (long long)counts->dropped, (long long)counts->cut);
+    if (counts->bad > 0) log_warning("%lld bad rows skipped; the first: %s", (long long)counts->bad, counts->first_bad);
+}
+
+static void describe_sharing(const Run *run) {
+    const Dataset *d = &run->train;
+    BatchRow *rows = NULL;
+    BatchPlan plan = {0};
+    if (MEMORY_ALLOC(rows, d->batch_size, "a batch") != STATUS_OK) return;
+    const BatchOptions options = {.ranks = run->comm->size,
+                                  .share = run->config.data.share_prefixes,
+                                  .micro_batch_tokens = run->step.micro_batch_tokens};
+    double laid_out = 0, apart = 0;
+    int64_t counted = 0;
+    const int32_t stride = d->batch_count / SHARING_BATCHES + 1;
+    for (int32_t b = 0; b < d->batch_count; b += stride, counted++) {
+        dataset_batch(d, b, rows);
+        const int32_t n = dataset_batch_rows(d, b);
+        if (batch_plan(rows, n, &options, &plan) != STATUS_OK) break;
+        TokenCount tokens = batch_computed(rows, &plan, &options);
+        laid_out += (double)(tokens.prefix + tokens.policy + tokens.kl);
+        for (int32_t i = 0; i < n; i++)
+            for (int32_t c = 0; c < rows[i].completion_count; c++)
+                apart += rows[i].prompt_length + rows[i].completion[c].length;
+    }
+    batch_plan_free(&plan);
+    free(rows);
+    if (counted > 0)
+        log_info("%-8s %.0f tokens a step; one sequence a completion would be %.0f: sharing saves %.0f %%", "batches",
+                 laid_out / (double)counted, apart / (double)counted, 100 * (1 - laid_out / apart));
+}
+
+void run_describe_rows(const Run *run) {
+    describe_rows(&run->train, "train");
+    if (run->eval.count > 0) describe_rows(&run->eval, "eval");
+    describe_sharing(run);
+    describe_labels(run);
+}
+
+void run_describe(const Run *run) {
+    const Config *config = &run->config;
+    const Model *model = &run->model;
+    const ModelConfig *c = &model->config;
+    DeviceInfo info;
+    model->options.backend->info(model->device, &info);
+    const DType dtype = model->options.device.dtype;
+    log_info("%-8s %s: Llama, %d layers, hidden %d, vocabulary %d, %.1f M parameters in %s", "model",
+             config->model.path, c->layers, c->hidden, c->vocab,
+             (double)model_weight_bytes(c, dtype) / (double)dtype_size(dtype) / 1e6,
+             dtype == DTYPE_BF16 ? "bfloat16" : "float32");
+    log_info("%-8s LoRA r %lld alpha %g: %.2f M parameters", "adapter", (long long)config->lora.r, config->lora.alpha,
+             (double)model->adapter_count / 1e6);
+    run_describe_rows(run);
+    log_info("%-8s %s; %d rank%s, %d thread%s each", "device", info.name, run->comm->size,
+             run->comm->size == 1 ? "" : "s", info.threads, info.threads == 1 ? "" : "s");
+    if (info.note[0] != '\0') log_info("%-8s %s", "", info.note);
+    log_info("%-8s weights %.0f MiB, adapters %.1f MiB, activations at most %.0f MiB a rank (micro_batch_tokens %lld)",
+             "memory", (double)model->memory.weights / 0x1p20, (double)model->memory.adapters / 0x1p20,
+             (double)model->memory.activations / 0x1p20, (long long)run->step.micro_batch_tokens);
+    int online = (int)sysconf(_SC_NPROCESSORS_ONLN), used = info.threads * run->comm->node_size;
+    if (used < online && getenv("OMP_NUM_THREADS") == NULL)
+        log_warning(
+            "%d of this machine's %d cores are used: mpirun binds each rank to one core; start it with --bind-to none",
+            used, online);
+}

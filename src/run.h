@@ -1,0 +1,56 @@
+// What every command opens before it works: configuration, ranks, tokenizer, rows, model. And what all of them say of
+// it.
+#pragma once
+#include "comm/comm.h"
+#include "io/config.h"
+#include "src/step.h"
+
+typedef struct Run {
+    Config config;
+    Comm *comm;
+    Tokenizer *tokenizer;
+    ChatTemplate chat;
+    Dataset train, eval; // eval.count 0: none
+    Model model;
+    StepContext step;
+    Reference train_reference, eval_reference;
+    bool has_model, has_step;
+} Run;
+
+typedef enum RunParts { RUN_ROWS = 1, RUN_MODEL = 2, RUN_STEP = 4 } RunParts; // bits; RUN_STEP needs both others
+
+// Opens the parts asked for. Collective over all ranks; a failure is agreed on. `run` is zeroed but for config and
+// comm.
+Status run_open(Run *run, unsigned parts);
+void run_close(Run *run);
+
+// Steps of the whole run: train.max_steps, or train.num_train_epochs (rounded up).
+int64_t run_total_steps(const Run *run);
+// Sets the model's adapters to lora.init, or to a fresh adapter.
+Status run_first_adapter(Run *run);
+// Fills the model's adapter vector from a PEFT folder written for the same layers.
+Status run_read_adapter(Run *run, const char *folder);
+
+// The start-up summary and warnings, on rank 0.
+void run_describe(const Run *run);
+// Rows of the data section: counts, labels, weights, what sharing saves. Used by run_describe and `kto check`.
+void run_describe_rows(const Run *run);
+
+// --- commands; each returns the program's exit status ----------------------------------------------------------------
+Status command_train(Comm *comm, int argc, char **argv);
+Status command_check(Comm *comm, int argc, char **argv);
+Status command_reference(Comm *comm, int argc, char **argv);
+Status command_sample(Comm *comm, int argc, char **argv);
+
+// Mean metrics over the evaluation rows, by the current adapters (TRL's way: loss over rows, others over batches).
+Status evaluate(Run *run, MetricsRow *out);
+// Answers to the prompts file `path` by all ranks together; on rank 0 *lines gets `samples` answers a prompt as JSON
+// lines
+// ({"step"} when step >= 0), NULL elsewhere. Caller frees.
+typedef struct SampleOptions {
+    bool adapters, greedy;
+    double temperature, top_p;
+    int64_t top_k, seed, max_tokens, samples;
+} SampleOptions;
+Status sample_file(Run *run, const char *path, const SampleOptions *options, int64_t step, char **lines);
+extern const SampleOptions sample_defaults;

@@ -1,0 +1,265 @@
+// `kto sample`, and the samples that training writes on its way: prompts from a file, answers by all ranks together.
+#include "src/run.h"
+
+#include "io/checkpoint.h"
+#include "io/files.h"
+#include "io/jsonl.h"
+#include "src/base/memory.h"
+#include "src/generate.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const SampleOptions sample_defaults = {.adapters = true, .temperature = 1, .top_p = 1, .max_tokens = 256, .samples = 1};
+
+// --- answers of all ranks -------------------------------------------------------------------------------------------
+
+typedef struct Asked {
+    TextOrMessages prompt;
+    int32_t *ids, count;
+} Asked;
+
+static void asked_free(Asked *asked, int64_t count) {
+    for (int64_t i = 0; asked != NULL && i < count; i++) {
+        jsonl_prompt_free(&asked[i].prompt);
+        free(asked[i].ids);
+    }
+    free(asked);
+}
+
+static Status read_prompts(const Run *run, const JsonlFile *file, Asked *asked) {
+    for (int64_t i = 0; i < file->line_count; i++) {
+        TRY(jsonl_prompt(file, i, &asked[i].prompt));
+        Status status =
+            dataset_encode_prompt(&asked[i].prompt, run->tokenizer, run->chat, &asked[i].ids, &asked[i].count);
+        if (status == STATUS_OK) continue;
+        char why[ERROR_TEXT_MAX / 2];
+        snprintf(why, sizeof why, "%s", error_text());
+        error_clear();
+        return error_set(status, "%s:%u: %s", file->path, file->line_number[i], why);
+    }
+    return STATUS_OK;
+}
+
+// Answer i is rank i % size's. Every rank gets lengths[total] and ids[total * max_tokens].
+static Status answer_all(Run *run, const Asked *asked, int64_t total, const SampleOptions *options, int32_t *lengths,
+                         int32_t *ids) {
+    const Comm *comm = run->comm;
+    const int32_t mine = (int32_t)((total - comm->rank + comm->size - 1) / comm->size);
+    const size_t width = (size_t)options->max_tokens;
+    GeneratePrompt *prompts = NULL;
+    GenerateAnswer *answers = NULL;
+    double *own = NULL, *all = NULL;
+    int *counts = NULL;
+    // A record per answer: its length, then its tokens.
+    Status status = MEMORY_ALLOC(prompts, mine, "prompts");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(answers, mine, "answers");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(own, (size_t)mine * (1 + width), "answers");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(all, (size_t)total * (1 + width), "answers");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(counts, comm->size, "answers");
+    if (status == STATUS_OK) {
+        for (int32_t i = 0; i < mine; i++) {
+            const int64_t index = comm->rank + (int64_t)i * comm->size;
+            const Asked *from = &asked[index / options->samples];
+            prompts[i] = (GeneratePrompt){from->ids, from->count, (uint32_t)index};
+        }
+        const GenerateOptions generate_options = {.adapters = options->adapters,
+                                                  .greedy = options->greedy,
+                                                  .temperature = options->temperature,
+                                                  .top_p = options->top_p,
+                                                  .top_k = (int32_t)options->top_k,
+                                                  .max_tokens = (int32_t)options->max_tokens,
+                                                  .seed = (uint64_t)options->seed,
+                                                  .eos = tokenizer_eos(run->tokenizer)};
+        status = generate(&run->model, prompts, mine, &generate_options, answers);
+        for (int32_t i = 0; i < mine && status == STATUS_OK; i++) {
+            double *to = own + (size_t)i * (1 + width);
+            to[0] = answers[i].length;
+            for (int32_t t = 0; t < answers[i].length; t++) to[1 + t] = answers[i].tokens[t];
+        }
+    }
+    status = comm_agree(run->comm, status);
+    if (status == STATUS_OK) {
+        for (int r = 0; r < comm->size; r++)
+            counts[r] = (int)((total - r + comm->size - 1) / comm->size * (int64_t)(1 + width));
+        status = comm_gather(run->comm, own, all, counts);
+        const double *from = all;
+        for (int r = 0; r < comm->size && status == STATUS_OK; r++)
+            for (int64_t index = r; index < total; index += comm->size, from += 1 + width) {
+                lengths[index] = (int32_t)from[0];
+                for (int32_t t = 0; t < lengths[index]; t++)
+                    ids[(size_t)index * width + (size_t)t] = (int32_t)from[1 + t];
+            }
+    }
+    for (int32_t i = 0; answers != NULL && i < mine; i++) free(answers[i].tokens);
+    free(prompts);
+    free(answers);
+    free(own);
+    free(all);
+    free(counts);
+    return status;
+}
+
+static Status format_lines(const Run *run, const Asked *asked, int64_t total, const SampleOptions *options,
+                           const int32_t *lengths, const int32_t *ids, int64_t step, char **lines) {
+    size_t size = 0;
+    FILE *text = open_memstream(lines, &size);
+    if (text == NULL) return error_set(STATUS_FAILED, "out of memory for samples");
+    Status status = STATUS_OK;
+    for (int64_t i = 0; i < total && status == STATUS_OK; i++) {
+        char *answer = NULL, *line = NULL;
+        status =
+            tokenizer_decode(run->tokenizer, ids + (size_t)i * (size_t)options->max_tokens, lengths[i], true, &answer);
+        if (status == STATUS_OK) {
+            // A chat template opens the answer with a newline, which is not the model's words.
+            const char *start =
+                asked[i / options->samples].prompt.text == NULL && answer[0] == '\n' ? answer + 1 : answer;
+            line = jsonl_sample_line(&asked[i / options->samples].prompt, start, step);
+            if (line == NULL)
+                status = error_set(STATUS_FAILED, "out of memory for samples");
+            else
+                fprintf(text, "%s\n", line);
+        }
+        free(answer);
+        free(line);
+    }
+    if (fclose(text) != 0 && status == STATUS_OK) status = error_set(STATUS_FAILED, "out of memory for samples");
+    return status;
+}
+
+Status sample_file(Run *run, const char *path, const SampleOptions *options, int64_t step, char **lines) {
+    *lines = NULL;
+    JsonlFile file = {0};
+    Asked *asked = NULL;
+    int32_t *lengths = NULL, *ids = NULL;
+    Status status = jsonl_open(&file, path);
+    const int64_t total = file.line_count * options->samples;
+    if (status == STATUS_OK) status = MEMORY_ALLOC(asked, file.line_count, "prompts");
+    if (status == STATUS_OK) status = read_prompts(run, &file, asked);
+    if (status == STATUS_OK) status = MEMORY_ALLOC(lengths, total, "answers");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(ids, total * options->max_tokens, "answers");
+    status = comm_agree(run->comm, status);
+    if (status == STATUS_OK) status = answer_all(run, asked, total, options, lengths, ids);
+    if (status == STATUS_OK && run->comm->rank == 0)
+        status = format_lines(run, asked, total, options, lengths, ids, step, lines);
+    asked_free(asked, file.line_count);
+    jsonl_close(&file);
+    free(lengths);
+    free(ids);
+    return comm_agree(run->comm, status);
+}
+
+// --- the command ----------------------------------------------------------------------------------------------------
+
+typedef struct Arguments {
+    const char *source, *prompts;
+    SampleOptions options;
+} Arguments;
+
+static Status whole(const char *flag, const char *text, int64_t low, int64_t high, int64_t *out) {
+    char *end;
+    errno = 0;
+    long long value = text == NULL ? 0 : strtoll(text, &end, 10);
+    if (text == NULL || end == text || *end != '\0' || errno != 0 || value < low || value > high)
+        return error_set(STATUS_USAGE, "%s takes a whole number from %lld to %lld, not \"%s\"", flag, (long long)low,
+                         (long long)high, text == NULL ? "" : text);
+    *out = value;
+    return STATUS_OK;
+}
+
+static Status real(const char *flag, const char *text, double above, double high, double *out) {
+    char *end;
+    double value = text == NULL ? 0 : strtod(text, &end);
+    if (text == NULL || end == text || *end != '\0' || !(value > above) || !(value <= high))
+        return error_set(STATUS_USAGE, "%s takes a number above %g and up to %g, not \"%s\"", flag, above, high,
+                         text == NULL ? "" : text);
+    *out = value;
+    return STATUS_OK;
+}
+
+static Status parse(Arguments *out, int argc, char **argv) {
+    *out = (Arguments){.options = sample_defaults};
+    SampleOptions *options = &out->options;
+    for (int i = 0; i < argc; i++) {
+        const char *flag = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        bool takes_value = true;
+        if (strcmp(flag, "--base") == 0)
+            options->adapters = takes_value = false;
+        else if (strcmp(flag, "--greedy") == 0)
+            takes_value = !(options->greedy = true);
+        else if (strcmp(flag, "--prompts") == 0)
+            out->prompts = value;
+        else if (strcmp(flag, "--temperature") == 0)
+            TRY(real(flag, value, 0, 100, &options->temperature));
+        else if (strcmp(flag, "--top-p") == 0)
+            TRY(real(flag, value, 0, 1, &options->top_p));
+        else if (strcmp(flag, "--top-k") == 0)
+            TRY(whole(flag, value, 0, INT32_MAX, &options->top_k));
+        else if (strcmp(flag, "--seed") == 0)
+            TRY(whole(flag, value, 0, INT64_MAX, &options->seed));
+        else if (strcmp(flag, "--max-tokens") == 0)
+            TRY(whole(flag, value, 1, 1 << 20, &options->max_tokens));
+        else if (strcmp(flag, "--n") == 0)
+            TRY(whole(flag, value, 1, 1 << 20, &options->samples));
+        else if (flag[0] == '-')
+            return error_set(STATUS_USAGE, "unknown option %s of kto sample; see kto --help", flag);
+        else if (out->source != NULL)
+            return error_set(STATUS_USAGE, "kto sample takes one CONFIG or RUN_DIR, not both %s and %s", out->source,
+                             flag);
+        else {
+            out->source = flag;
+            takes_value = false;
+        }
+        i += takes_value;
+    }
+    if (out->source == NULL || out->prompts == NULL)
+        return error_set(STATUS_USAGE, "kto sample needs a CONFIG or RUN_DIR and --prompts FILE.jsonl");
+    return STATUS_OK;
+}
+
+// The final adapter of the run in `dir`, or its newest checkpoint.
+static Status load_tuned(Run *run, const char *dir) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/adapter", dir);
+    if (file_exists(path)) return run_read_adapter(run, path);
+    snprintf(path, sizeof path, "%s/checkpoints", dir);
+    char *newest = NULL;
+    TRY(checkpoint_newest(path, &newest));
+    if (newest == NULL)
+        return error_set(STATUS_USAGE, "%s: no adapter and no checkpoint yet; train first, or sample with --base", dir);
+    Checkpoint checkpoint;
+    Status status = checkpoint_read(newest, &checkpoint);
+    if (status == STATUS_OK &&
+        (checkpoint.count != run->model.adapter_count || checkpoint.model_hash != run->model.hash))
+        status = error_set(STATUS_DATA, "%s: is of another model or adapter than %s", newest, run->config.model.path);
+    if (status == STATUS_OK) status = model_set(&run->model, run->model.adapter, checkpoint.adapter);
+    if (status == STATUS_OK) status = model_adapter_changed(&run->model);
+    if (status == STATUS_OK) checkpoint_free(&checkpoint);
+    free(newest);
+    return status;
+}
+
+Status command_sample(Comm *comm, int argc, char **argv) {
+    Arguments arguments;
+    TRY(comm_agree(comm, parse(&arguments, argc, argv)));
+    char config_path[PATH_MAX], inside[PATH_MAX];
+    snprintf(inside, sizeof inside, "%s/config.cfg", arguments.source);
+    const bool is_run = file_exists(inside);
+    snprintf(config_path, sizeof config_path, "%s", is_run ? inside : arguments.source);
+    Run run = {.comm = comm};
+    TRY(comm_agree(comm, config_load(&run.config, config_path, 0, NULL)));
+    if (!arguments.options.adapters) run.config.lora.r = 0; // the base model needs none
+    Status status = run_open(&run, RUN_MODEL);
+    if (status == STATUS_OK && arguments.options.adapters)
+        status = comm_agree(comm, load_tuned(&run, is_run ? arguments.source : run.config.train.output_dir));
+    char *lines = NULL;
+    if (status == STATUS_OK) status = sample_file(&run, arguments.prompts, &arguments.options, -1, &lines);
+    if (status == STATUS_OK && lines != NULL && (fputs(lines, stdout) < 0 || fflush(stdout) != 0))
+        status = error_set(STATUS_FAILED, "standard output: cannot be written: %s", strerror(errno));
+    free(lines);
+    run_close(&run);
+    return comm_agree(comm, status);
+}

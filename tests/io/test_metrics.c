@@ -1,0 +1,230 @@
+// metrics.h5: columns and attributes, resume, readers beside a live writer, and a writer that is killed.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "io/metrics.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char dir[] = "test_metrics-XXXXXX";
+static char path[64];
+
+static const MetricsRun RUN = {.version = "0.1",
+                               .git_commit = "abc",
+                               .config = "train: { seed = 1; };\n",
+                               .hosts = "a,b",
+                               .devices = "cpu",
+                               .ranks = 2,
+                               .start_time = 1e9};
+
+// Every column another value, so that a mix-up shows.
+static MetricsRow make_row(int64_t step) {
+    MetricsRow row = {.step = step};
+    double at = 0;
+#define METRICS_FIELD(name) row.name = (double)step + 0.01 * ++at;
+    METRICS_COLUMNS(METRICS_FIELD)
+#undef METRICS_FIELD
+    if (step % 3 == 0) row.rewards_chosen = NAN; // no desirable row in that step
+    return row;
+}
+
+static void assert_same(double got, double wanted) {
+    assert_true(isnan(wanted) ? isnan(got) : got == wanted);
+}
+
+static void assert_rows(MetricsGroup group, int64_t first, int64_t every, int64_t wanted) {
+    MetricsRow *rows;
+    int64_t count;
+    assert_int_equal(metrics_read(path, group, &rows, &count), STATUS_OK);
+    assert_int_equal(count, wanted);
+    for (int64_t i = 0; i < count; i++) {
+        MetricsRow row = make_row(first + i * every);
+        assert_int_equal(rows[i].step, row.step);
+#define METRICS_FIELD(name) assert_same(rows[i].name, row.name);
+        METRICS_COLUMNS(METRICS_FIELD)
+#undef METRICS_FIELD
+    }
+    free(rows);
+}
+
+static void append(Metrics *metrics, MetricsGroup group, int64_t step) {
+    MetricsRow row = make_row(step);
+    assert_int_equal(metrics_append(metrics, group, &row), STATUS_OK);
+}
+
+static void write_and_resume(bool swmr) {
+    Metrics *metrics;
+    assert_int_equal(metrics_open(&metrics, path, &RUN, 0, swmr), STATUS_OK);
+    assert_rows(METRICS_TRAIN, 1, 1, 0);
+    for (int64_t step = 1; step <= 700; step++) { // more than a chunk
+        append(metrics, METRICS_TRAIN, step);
+        if (step % 100 == 0) append(metrics, METRICS_EVAL, step);
+        if (step % 350 == 0) assert_rows(METRICS_TRAIN, 1, 1, step); // the writer has it open
+    }
+    assert_int_equal(metrics_close(metrics), STATUS_OK);
+    assert_rows(METRICS_TRAIN, 1, 1, 700);
+    assert_rows(METRICS_EVAL, 100, 100, 7);
+
+    // The evaluation at the resumed step stays, what came after goes.
+    assert_int_equal(metrics_open(&metrics, path, &RUN, 300, swmr), STATUS_OK);
+    assert_rows(METRICS_TRAIN, 1, 1, 300);
+    assert_rows(METRICS_EVAL, 100, 100, 3);
+    for (int64_t step = 301; step <= 400; step++) append(metrics, METRICS_TRAIN, step);
+    append(metrics, METRICS_EVAL, 400);
+    assert_int_equal(metrics_close(metrics), STATUS_OK);
+    assert_rows(METRICS_TRAIN, 1, 1, 400);
+    assert_rows(METRICS_EVAL, 100, 100, 4);
+
+    // A new run starts anew.
+    assert_int_equal(metrics_open(&metrics, path, &RUN, 0, swmr), STATUS_OK);
+    assert_int_equal(metrics_close(metrics), STATUS_OK);
+    assert_rows(METRICS_TRAIN, 1, 1, 0);
+}
+
+static void test_swmr(void **state) {
+    (void)state;
+    write_and_resume(true);
+}
+
+static void test_plain(void **state) {
+    (void)state;
+    write_and_resume(false);
+}
+
+// A child writes until it is killed in the middle; the parent knows from a pipe which rows were done.
+static void killed_writer(bool swmr) {
+    for (int round = 0; round < 4; round++) {
+        int ends[2];
+        assert_int_equal(pipe(ends), 0);
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            close(ends[0]);
+            Metrics *metrics;
+            if (metrics_open(&metrics, path, &RUN, 0, swmr) != STATUS_OK) _exit(1);
+            for (int64_t step = 1;; step++) {
+                MetricsRow row = make_row(step);
+                if (metrics_append(metrics, METRICS_TRAIN, &row) != STATUS_OK) _exit(1);
+                if (write(ends[1], &step, sizeof step) != sizeof step) _exit(1);
+            }
+        }
+        close(ends[1]);
+        int64_t done = 0, step;
+        while (done < 40 + 17 * round && read(ends[0], &step, sizeof step) == sizeof step) done = step;
+        assert_true(done >= 40);
+        usleep((useconds_t)(300 * round));
+        kill(child, SIGKILL);
+        int how;
+        assert_int_equal(waitpid(child, &how, 0), child);
+        assert_true(WIFSIGNALED(how));
+        while (read(ends[0], &step, sizeof step) == sizeof step) done = step;
+        close(ends[0]);
+
+        MetricsRow *rows;
+        int64_t count;
+        if (swmr) { // readable before any repair
+            assert_int_equal(metrics_read(path, METRICS_TRAIN, &rows, &count), STATUS_OK);
+            assert_in_range(count, done, done + 1);
+            free(rows);
+        }
+        Metrics *metrics;
+        assert_int_equal(metrics_open(&metrics, path, &RUN, done, swmr), STATUS_OK);
+        assert_rows(METRICS_TRAIN, 1, 1, done);
+        append(metrics, METRICS_TRAIN, done + 1);
+        append(metrics, METRICS_EVAL, done + 1);
+        assert_int_equal(metrics_close(metrics), STATUS_OK);
+        assert_rows(METRICS_TRAIN, 1, 1, done + 1);
+        assert_rows(METRICS_EVAL, done + 1, 1, 1);
+    }
+}
+
+static void test_killed_swmr(void **state) {
+    (void)state;
+    killed_writer(true);
+}
+
+static void test_killed_plain(void **state) {
+    (void)state;
+    killed_writer(false);
+}
+
+// A limit on the file's size stands in for a full disk.
+static void test_no_space(void **state) {
+    (void)state;
+    for (int swmr = 0; swmr <= 1; swmr++) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            Metrics *metrics;
+            struct rlimit limit = {600000, 600000};
+            signal(SIGXFSZ, SIG_IGN); // write() returns EFBIG instead
+            if (metrics_open(&metrics, path, &RUN, 0, swmr) != STATUS_OK) _exit(1);
+            if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(1);
+            Status status = STATUS_OK;
+            for (int64_t step = 1; step <= 20000 && status == STATUS_OK; step++) {
+                MetricsRow row = make_row(step);
+                status = metrics_append(metrics, METRICS_TRAIN, &row);
+            }
+            bool named = strstr(error_text(), path) != NULL && strstr(error_text(), "File too large") != NULL;
+            _exit(status == STATUS_FAILED && named ? 42 : 1);
+        }
+        int how;
+        assert_int_equal(waitpid(child, &how, 0), child);
+        assert_true(WIFEXITED(how) && WEXITSTATUS(how) == 42);
+        Metrics *metrics; // what was written before is still there
+        assert_int_equal(metrics_open(&metrics, path, &RUN, 100, swmr), STATUS_OK);
+        assert_int_equal(metrics_close(metrics), STATUS_OK);
+        assert_rows(METRICS_TRAIN, 1, 1, 100);
+    }
+}
+
+static void test_bad_files(void **state) {
+    (void)state;
+    MetricsRow *rows;
+    int64_t count;
+    Metrics *metrics;
+    assert_int_equal(metrics_read("nowhere.h5", METRICS_TRAIN, &rows, &count), STATUS_FAILED);
+    assert_string_equal(error_text(), "nowhere.h5: cannot be read: No such file or directory");
+    error_clear();
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_true(fputs("this is no metrics file", file) >= 0);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(metrics_open(&metrics, path, &RUN, 5, true), STATUS_FAILED);
+    assert_non_null(strstr(error_text(), path));
+    error_clear();
+    assert_int_equal(metrics_open(&metrics, "no/such/folder/m.h5", &RUN, 0, true), STATUS_FAILED);
+    assert_non_null(strstr(error_text(), "No such file or directory"));
+    error_clear();
+    assert_int_equal(metrics_close(NULL), STATUS_OK);
+}
+
+static int clean(void **state) {
+    (void)state;
+    unlink(path);
+    return 0;
+}
+
+int main(void) {
+    if (mkdtemp(dir) == NULL) return 1;
+    snprintf(path, sizeof path, "%s/metrics.h5", dir);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_swmr, clean),        cmocka_unit_test_teardown(test_plain, clean),
+        cmocka_unit_test_teardown(test_killed_swmr, clean), cmocka_unit_test_teardown(test_killed_plain, clean),
+        cmocka_unit_test_teardown(test_no_space, clean),    cmocka_unit_test_teardown(test_bad_files, clean),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    rmdir(dir);
+    return failed;
+}

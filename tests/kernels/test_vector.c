@@ -1,0 +1,456 @@
+// The ops on token rows and adapter vectors: values against fp64, gradients against fp64 and central differences, equal
+// bits on one thread and two. Tolerances count roundings: `steps` fp32 operations on terms whose absolute values add up
+// to `magnitude`, and one rounding to T for each store.
+#include "tests/kernels/ops.h"
+
+static const Backend *backend;
+
+static double bound(const Ops *ops, double value, double magnitude, int steps, int stores) {
+    double unit = ops->dtype == DTYPE_BF16 ? 0x1p-8 : 0x1p-24;
+    return steps * UNIT_F32 * magnitude + stores * unit * fabs(value) * 1.01 + TINY;
+}
+
+typedef void (*OpTest)(const Ops *ops);
+// On both types, and with one thread and three.
+static void on_devices(OpTest test) {
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            Ops ops = ops_open(backend, (DType)dtype, threads);
+            test(&ops);
+            backend->close(ops.device);
+        }
+}
+
+static const int32_t ROWS[] = {0, 1, 7, 150}; // 150 rows of 515 are shared among threads
+static const int32_t DIMS[] = {1, 16, 37, 515};
+#define EACH_SHAPE(n, dim)                                                                                             \
+    for (int n##_i = 0, n = 0; n##_i < 4 && (n = ROWS[n##_i], true); n##_i++)                                          \
+        for (int dim##_i = 0, dim = 0; dim##_i < 4 && (dim = DIMS[dim##_i], true); dim##_i++)
+
+// --- rows that are moved or scaled
+static void check_moves(const Ops *ops) {
+    enum { VOCAB = 300 };
+    EACH_SHAPE(n, dim) {
+        size_t count = (size_t)n * dim;
+        float *table = ops_random(ops, (size_t)VOCAB * dim, 2, 1), *factor = ops_random(ops, (size_t)n, 3, 2);
+        int32_t *token = ops_host((size_t)n * sizeof *token);
+        for (int32_t i = 0; i < n; i++) token[i] = (i * 7 + 3) % VOCAB; // distinct: 7 and 300 share no factor
+        float *picked = ops_host(count * sizeof *picked),
+              *scattered = ops_host((size_t)VOCAB * dim * sizeof *scattered);
+        double *scaled = ops_host(count * sizeof *scaled), *tolerance = ops_host(count * sizeof *tolerance);
+        for (int32_t i = 0; i < n; i++)
+            for (int32_t j = 0; j < dim; j++) {
+                size_t at = (size_t)i * dim + j;
+                picked[at] = table[(size_t)token[i] * dim + j];
+                scattered[(size_t)token[i] * dim + j] = picked[at];
+                scaled[at] = (double)picked[at] * factor[i];
+                tolerance[at] = bound(ops, scaled[at], fabs(scaled[at]), 1, 1);
+            }
+        void *d_table = ops_array(ops, table, (size_t)VOCAB * dim), *d_x = ops_array(ops, NULL, count);
+        void *d_y = ops_array(ops, NULL, count), *d_to = ops_array(ops, NULL, (size_t)VOCAB * dim);
+        int32_t *d_token = ops_upload(ops, token, (size_t)n * sizeof *token);
+        float *d_factor = ops_upload(ops, factor, (size_t)n * sizeof *factor);
+        CHECK(backend->embed(ops->device, d_token, d_table, d_x, n, dim));
+        CHECK(backend->scale_rows(ops->device, d_x, d_factor, d_y, n, dim));
+        CHECK(backend->scatter_rows(ops->device, d_x, d_token, d_to, n, dim));
+        float *x = ops_values(ops, d_x, count), *y = ops_values(ops, d_y, count);
+        float *to = ops_values(ops, d_to, (size_t)VOCAB * dim);
+        expect_same_bits("embed", x, picked, count);
+        expect_same_bits("scatter_rows", to, scattered, (size_t)VOCAB * dim);
+        expect_close("scale_rows", y, scaled, tolerance, count);
+        ops_free(ops, d_table), ops_free(ops, d_x), ops_free(ops, d_y), ops_free(ops, d_to);
+        ops_free(ops, d_token), ops_free(ops, d_factor);
+        free(table), free(factor), free(token), free(picked), free(scattered), free(scaled), free(tolerance);
+        free(x), free(y), free(to);
+    }
+}
+static void test_moves(void **state) {
+    (void)state;
+    on_devices(check_moves);
+}
+
+// --- RMSNorm
+static void check_rmsnorm(const Ops *ops) {
+    const float eps = 1e-5f;
+    EACH_SHAPE(n, dim) {
+        for (int with_delta = 0; with_delta <= 1; with_delta++) {
+            size_t count = (size_t)n * dim;
+            float *x = ops_random(ops, count, 2, 3), *delta = ops_random(ops, count, 2, 4);
+            float *w = ops_random(ops, (size_t)dim, 1.5f, 5), *dy = ops_random(ops, count, 1, 6);
+            float *dx0 = ops_random(ops, count, 1, 7);
+            void *d_x = ops_array(ops, x, count), *d_delta = ops_array(ops, delta, count),
+                 *d_sum = ops_array(ops, x, count);
+            void *d_w = ops_array(ops, w, (size_t)dim), *d_y = ops_array(ops, NULL, count),
+                 *d_dy = ops_array(ops, dy, count);
+            void *d_dx = ops_array(ops, dx0, count);
+            float *d_rstd = ops_upload(ops, NULL, (size_t)n * sizeof(float));
+            CHECK(backend->rmsnorm(ops->device, d_x, with_delta ? d_delta : NULL, d_w, eps, with_delta ? d_sum : NULL,
+                                   d_y, d_rstd, n, dim));
+            CHECK(backend->rmsnorm_backward(ops->device, d_dy, d_sum, d_w, d_rstd, d_dx, n, dim));
+            float *sum = ops_values(ops, d_sum, count), *y = ops_values(ops, d_y, count),
+                  *dx = ops_values(ops, d_dx, count);
+            float *rstd = ops_floats(ops, d_rstd, (size_t)n);
+            double *want_sum = ops_host(count * 8), *want_y = ops_host(count * 8), *want_dx = ops_host(count * 8);
+            double *tol_sum = ops_host(count * 8), *tol_y = ops_host(count * 8), *tol_dx = ops_host(count * 8);
+            double *want_rstd = ops_host((size_t)n * 8), *tol_rstd = ops_host((size_t)n * 8);
+            for (int32_t i = 0; i < n; i++) {
+                size_t row = (size_t)i * dim;
+                double squares = 0, dot = 0, dot_magnitude = 0;
+                for (int32_t j = 0; j < dim; j++) squares += (double)sum[row + j] * sum[row + j];
+                double r = 1 / sqrt(squares / dim + eps);
+                want_rstd[i] = r;
+                tol_rstd[i] = (dim + 8) * UNIT_F32 * r;
+                for (int32_t j = 0; j < dim; j++) {
+                    double term = (double)dy[row + j] * w[j] * sum[row + j] * r / dim;
+                    dot += term;
+                    dot_magnitude += fabs(term);
+                }
+                for (int32_t j = 0; j < dim; j++) {
+                    size_t at = row + j;
+                    want_sum[at] = (double)x[at] + (with_delta ? delta[at] : 0);
+                    tol_sum[at] = bound(ops, want_sum[at], 0, 0, with_delta);
+                    want_y[at] = sum[at] * r * w[j];
+                    tol_y[at] = bound(ops, want_y[at], fabs(want_y[at]), dim + 10, 2);
+                    double wdy = (double)dy[at] * w[j], xhat = sum[at] * r;
+                    want_dx[at] = dx0[at] + r * (wdy - xhat * dot);
+                    double magnitude = fabs(dx0[at]) + r * (fabs(wdy) + fabs(xhat) * dot_magnitude);
+                    tol_dx[at] = bound(ops, want_dx[at], magnitude, 4 * dim + 20, 1);
+                }
+            }
+            expect_close("rmsnorm sum", sum, want_sum, tol_sum, count);
+            expect_close("rmsnorm rstd", rstd, want_rstd, tol_rstd, (size_t)n);
+            expect_close("rmsnorm y", y, want_y, tol_y, count);
+            expect_close("rmsnorm_backward", dx, want_dx, tol_dx, count);
+            ops_free(ops, d_x), ops_free(ops, d_delta), ops_free(ops, d_sum), ops_free(ops, d_w), ops_free(ops, d_y);
+            ops_free(ops, d_dy), ops_free(ops, d_dx), ops_free(ops, d_rstd);
+            free(x), free(delta), free(w), free(dy), free(dx0), free(sum), free(y), free(dx), free(rstd),
+                free(want_sum);
+            free(want_y), free(want_dx), free(tol_sum), free(tol_y), free(tol_dx), free(want_rstd), free(tol_rstd);
+        }
+    }
+}
+static void test_rmsnorm(void **state) {
+    (void)state;
+    on_devices(check_rmsnorm);
+}
+
+// --- SwiGLU
+static void check_swiglu(const Ops *ops) {
+    static const size_t COUNTS[] = {0, 1, 63, 1000, 70001};
+    for (int c = 0; c < 5; c++) {
+        size_t count = COUNTS[c];
+        float *gate = ops_random(ops, count, 12, 8), *up = ops_random(ops, count, 2, 9),
+              *dact = ops_random(ops, count, 1, 10);
+        if (count > 100) { // e^-gate overflows, or vanishes
+            gate[3] = ops_round(ops, -95.0f);
+            gate[4] = ops_round(ops, 200.0f);
+            gate[5] = ops_round(ops, -3e38f);
+        }
+        void *d_gate = ops_array(ops, gate, count), *d_up = ops_array(ops, up, count),
+             *d_dact = ops_array(ops, dact, count);
+        void *d_act = ops_array(ops, NULL, count);
+        CHECK(backend->swiglu(ops->device, d_gate, d_up, d_act, count));
+        CHECK(backend->swiglu_backward(ops->device, d_gate, d_up, d_dact, d_gate, d_up, count)); // in place
+        float *act = ops_values(ops, d_act, count), *dgate = ops_values(ops, d_gate, count),
+              *dup = ops_values(ops, d_up, count);
+        double *want[3], *tolerance[3];
+        for (int i = 0; i < 3; i++) want[i] = ops_host(count * 8), tolerance[i] = ops_host(count * 8);
+        for (size_t i = 0; i < count; i++) {
+            double g = gate[i], s = 1 / (1 + exp(-g)), u = up[i], d = dact[i];
+            want[0][i] = g * s * u;
+            want[1][i] = d * u * s * (1 + g * (1 - s));
+            want[2][i] = d * g * s;
+            // The reduction of the exponent leaves |g| ulps in e^-g at worst; 1 - s loses as much as s carries. Below
+            // e^-88 the sigmoid stops falling, at 6e-39.
+            double least = fabs(g) < 1e6 ? 1e-38 * fabs(g) : 1;
+            double steps = 12 + fabs(g) / 16;
+            tolerance[0][i] = bound(ops, want[0][i], steps * fabs(want[0][i]), 1, 1) + 4 * least;
+            tolerance[1][i] =
+                bound(ops, want[1][i], steps * fabs(d * u * s) * (1 + fabs(g)), 1, 1) + 4 * least * (1 + fabs(g));
+            tolerance[2][i] = bound(ops, want[2][i], steps * fabs(want[2][i]), 1, 1) + 4 * least;
+        }
+        expect_close("swiglu", act, want[0], tolerance[0], count);
+        expect_close("swiglu_backward dgate", dgate, want[1], tolerance[1], count);
+        expect_close("swiglu_backward dup", dup, want[2], tolerance[2], count);
+        for (int i = 0; i < 3; i++) free(want[i]), free(tolerance[i]);
+        ops_free(ops, d_gate), ops_free(ops, d_up), ops_free(ops, d_dact), ops_free(ops, d_act);
+        free(gate), free(up), free(dact), free(act), free(dgate), free(dup);
+    }
+}
+static void test_swiglu(void **state) {
+    (void)state;
+    on_devices(check_swiglu);
+}
+
+// --- RoPE
+static void check_rope(const Ops *ops) {
+    enum { POSITIONS = 50 };
+    static const int32_t HEAD_DIM[] = {2, 16, 24, 64, 80, 128};
+    for (int c = 0; c < 6; c++)
+        for (int32_t n = 0; n <= 200; n += 100) {
+            int32_t heads = 5, head_dim = HEAD_DIM[c], half = head_dim / 2;
+            size_t count = (size_t)n * heads * head_dim;
+            float *x = ops_random(ops, count, 2, 11);
+            float *cosine = ops_host((size_t)POSITIONS * half * 4), *sine = ops_host((size_t)POSITIONS * half * 4);
+            for (int p = 0; p < POSITIONS; p++)
+                for (int32_t j = 0; j < half; j++) {
+                    double angle = p * pow(10000.0, -2.0 * j / head_dim);
+                    cosine[p * half + j] = (float)cos(angle);
+                    sine[p * half + j] = (float)sin(angle);
+                }
+            int32_t *position = ops_host((size_t)n * 4);
+            for (int32_t i = 0; i < n; i++) position[i] = (i * 13) % POSITIONS;
+            float *d_cos = ops_upload(ops, cosine, (size_t)POSITIONS * half * 4);
+            float *d_sin = ops_upload(ops, sine, (size_t)POSITIONS * half * 4);
+            int32_t *d_position = ops_upload(ops, position, (size_t)n * 4);
+            double *want = ops_host(count * 8), *tolerance = ops_host(count * 8);
+            for (int sign = -1; sign <= 1; sign += 2) {
+                void *d_x = ops_array(ops, x, count);
+                CHECK(backend->rope(ops->device, d_x, d_position, d_cos, d_sin, n, heads, head_dim, sign));
+                float *y = ops_values(ops, d_x, count);
+                for (int32_t row = 0; row < n * heads; row++)
+                    for (int32_t j = 0; j < half; j++) {
+                        size_t low = (size_t)row * head_dim + j, high = low + half;
+                        double a = x[low], b = x[high], co = cosine[position[row / heads] * half + j];
+                        double si = sign * (double)sine[position[row / heads] * half + j];
+                        want[low] = a * co - b * si;
+                        want[high] = b * co + a * si;
+                        tolerance[low] = bound(ops, want[low], fabs(a * co) + fabs(b * si), 2, 1);
+                        tolerance[high] = bound(ops, want[high], fabs(b * co) + fabs(a * si), 2, 1);
+                    }
+                expect_close("rope", y, want, tolerance, count);
+                ops_free(ops, d_x), free(y);
+            }
+            ops_free(ops, d_cos), ops_free(ops, d_sin), ops_free(ops, d_position);
+            free(x), free(cosine), free(sine), free(position), free(want), free(tolerance);
+        }
+}
+static void test_rope(void **state) {
+    (void)state;
+    on_devices(check_rope);
+}
+
+// --- central differences: f = sum over outputs of direction * op(x), fp32
+typedef struct Probe {
+    Ops ops;
+    int op; // 0 rmsnorm, 1 swiglu, 2 rope
+    int32_t n, dim;
+    float *x, *other, *direction; // other: w, or up
+    int32_t *position;
+    float *cos, *sin;
+} Probe;
+
+static double probe_value(void *context) {
+    const Probe *p = context;
+    const Ops *ops = &p->ops;
+    size_t count = (size_t)p->n * p->dim;
+    void *x = ops_array(ops, p->x, count), *y = ops_array(ops, NULL, count), *other = ops_array(ops, p->other, count);
+    float *rstd = ops_upload(ops, NULL, (size_t)p->n * 4);
+    if (p->op == 0) CHECK(backend->rmsnorm(ops->device, x, NULL, other, 1e-5f, NULL, y, rstd, p->n, p->dim));
+    if (p->op == 1) CHECK(backend->swiglu(ops->device, x, other, y, count));
+    if (p->op == 2) CHECK(backend->rope(ops->device, x, p->position, p->cos, p->sin, p->n, 1, p->dim, 1));
+    float *value = ops_values(ops, p->op == 2 ? x : y, count);
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) sum += (double)value[i] * p->direction[i];
+    ops_free(ops, x), ops_free(ops, y), ops_free(ops, other), ops_free(ops, rstd), free(value);
+    return sum;
+}
+
+static void test_central_differences(void **state) {
+    (void)state;
+    enum { N = 3, DIM = 20, COUNT = N * DIM };
+    int32_t position[N] = {1, 0, 2};
+    Probe p = {.ops = ops_open(backend, DTYPE_F32, 1), .n = N, .dim = DIM, .position = position};
+    const Ops *ops = &p.ops;
+    p.x = ops_random(ops, COUNT, 1, 12);
+    p.other = ops_random(ops, COUNT, 1, 13);
+    p.direction = ops_random(ops, COUNT, 1, 14);
+    p.cos = ops_random(ops, 3 * DIM / 2, 1, 15);
+    p.sin = ops_random(ops, 3 * DIM / 2, 1, 16);
+    for (p.op = 0; p.op < 3; p.op++) {
+        void *x = ops_array(ops, p.x, COUNT), *other = ops_array(ops, p.other, COUNT), *y = ops_array(ops, NULL, COUNT);
+        void *dy = ops_array(ops, p.direction, COUNT), *dx = ops_array(ops, NULL, COUNT),
+             *dup = ops_array(ops, NULL, COUNT);
+        float *rstd = ops_upload(ops, NULL, N * 4);
+        if (p.op == 0) {
+            CHECK(backend->rmsnorm(ops->device, x, NULL, other, 1e-5f, NULL, y, rstd, N, DIM));
+            CHECK(backend->rmsnorm_backward(ops->device, dy, x, other, rstd, dx, N, DIM));
+        }
+        if (p.op == 1) CHECK(backend->swiglu_backward(ops->device, x, other, dy, dx, dup, COUNT));
+        if (p.op == 2) CHECK(backend->rope(ops->device, dy, position, p.cos, p.sin, N, 1, DIM, -1));
+        float *got = ops_values(ops, p.op == 2 ? dy : dx, COUNT);
+        double want[COUNT], tolerance[COUNT];
+        // Step h: the third derivative leaves h^2/6 |f'''|, at most about 40 |direction| sum for RMSNorm of rows whose
+        // rstd is below 2.5; the roundings of f, 10 units on values that add up to at most DIM / 2 a row, leave their
+        // quotient by h.
+        const double h = 0x1p-8;
+        for (int i = 0; i < COUNT; i++) {
+            want[i] = central_difference(probe_value, &p, &p.x[i], (float)h);
+            tolerance[i] = h * h / 6 * 40 + 10 * UNIT_F32 * (DIM / 2) / h;
+        }
+        expect_close(p.op == 0 ? "d rmsnorm" : p.op == 1 ? "d swiglu" : "d rope", got, want, tolerance, COUNT);
+        ops_free(ops, x), ops_free(ops, other), ops_free(ops, y), ops_free(ops, dy), ops_free(ops, dx),
+            ops_free(ops, dup);
+        ops_free(ops, rstd), free(got);
+    }
+    free(p.x), free(p.other), free(p.direction), free(p.cos), free(p.sin);
+    backend->close(p.ops.device);
+}
+
+// --- adapter vectors
+static void check_cast(const Ops *ops) {
+    static const size_t COUNTS[] = {0, 5, 70003};
+    for (int c = 0; c < 3; c++) {
+        size_t count = COUNTS[c];
+        float *x = ops_host(count * 4), *want = ops_host(count * 4);
+        Rng rng = rng_make(17, 0, 0);
+        for (size_t i = 0; i < count; i++) {
+            uint32_t bits = rng_u32(&rng);
+            if (i % 3 == 0) bits = (bits & 0xFFFF0000u) | 0x8000u;        // halfway
+            if ((bits & 0x7F800000u) == 0x7F800000u) bits &= 0xBFFFFFFFu; // finite
+            memcpy(&x[i], &bits, 4);
+            want[i] = ops_round(ops, x[i]);
+        }
+        float *d_x = ops_upload(ops, x, count * 4);
+        void *d_to = ops_array(ops, NULL, count);
+        CHECK(backend->cast(ops->device, d_x, d_to, count));
+        float *got = ops_values(ops, d_to, count);
+        expect_same_bits("cast", got, want, count);
+        ops_free(ops, d_x), ops_free(ops, d_to), free(x), free(want), free(got);
+    }
+    float special[20] = {INFINITY, -INFINITY, NAN, -NAN, 0.0f, -0.0f};
+    uint32_t low_payload = 0x7FFFFFFFu; // rounding its bits would give -0
+    memcpy(&special[6], &low_payload, 4);
+    float *d_x = ops_upload(ops, special, sizeof special);
+    void *d_to = ops_array(ops, NULL, 20);
+    CHECK(backend->cast(ops->device, d_x, d_to, 20));
+    float *got = ops_values(ops, d_to, 20);
+    assert_true(got[0] == INFINITY && got[1] == -INFINITY && isnan(got[2]) && isnan(got[3]) && isnan(got[6]));
+    assert_true(got[4] == 0 && !signbit(got[4]) && got[5] == 0 && signbit(got[5]));
+    ops_free(ops, d_x), ops_free(ops, d_to), free(got);
+}
+static void test_cast(void **state) {
+    (void)state;
+    on_devices(check_cast);
+}
+
+static void test_sum_squares(void **state) {
+    (void)state;
+    static const size_t COUNTS[] = {0, 1, 255, 257, 100001};
+    double of_one_thread[5];
+    for (int threads = 1; threads <= 3; threads++) {
+        Ops ops = ops_open(backend, DTYPE_F32, threads);
+        for (int c = 0; c < 5; c++) {
+            float *x = ops_random(&ops, COUNTS[c], 3, 18);
+            float *d_x = ops_upload(&ops, x, COUNTS[c] * 4);
+            long double want = 0;
+            for (size_t i = 0; i < COUNTS[c]; i++) want += (long double)x[i] * x[i];
+            double got = NAN;
+            CHECK(backend->sum_squares(ops.device, d_x, COUNTS[c], &got));
+            double tolerance = (double)(COUNTS[c] + 1) * 0x1p-53 * (double)want; // a rounding an addend
+            if (!(fabs((double)(got - want)) <= tolerance)) fail_msg("sum_squares of %zu: %.17g", COUNTS[c], got);
+            if (threads == 1) of_one_thread[c] = got;
+            assert_memory_equal(&got, &of_one_thread[c], sizeof got);
+            ops_free(&ops, d_x), free(x);
+        }
+        backend->close(ops.device);
+    }
+}
+
+static void test_adamw(void **state) {
+    (void)state;
+    enum { COUNT = 40011, STEPS = 10 };
+    Ops ops = ops_open(backend, DTYPE_F32, 2);
+    AdamW options = {.learning_rate = 1e-2f,
+                     .beta1 = 0.9f,
+                     .beta2 = 0.999f,
+                     .epsilon = 1e-8f,
+                     .weight_decay = 0.1f,
+                     .gradient_scale = 0.37f};
+    float *x0 = ops_random(&ops, COUNT, 1, 19);
+    float *d_x = ops_upload(&ops, x0, COUNT * 4), *d_m = ops_upload(&ops, NULL, COUNT * 4);
+    float *d_v = ops_upload(&ops, NULL, COUNT * 4);
+    double *x = ops_host(COUNT * 8), *m = ops_host(COUNT * 8), *v = ops_host(COUNT * 8), *tol_x = ops_host(COUNT * 8);
+    double *tol_m = ops_host(COUNT * 8), *tol_v = ops_host(COUNT * 8), *size_m = ops_host(COUNT * 8);
+    for (int i = 0; i < COUNT; i++) x[i] = x0[i];
+    for (int step = 1; step <= STEPS; step++) {
+        float *g = ops_random(&ops, COUNT, step == 4 ? 1e-6f : 1.0f, 100 + (uint32_t)step);
+        if (step == 1) g[0] = 0; // 0 / (0 + epsilon)
+        float *d_g = ops_upload(&ops, g, COUNT * 4);
+        options.step = step;
+        CHECK(backend->adamw(ops.device, &options, d_x, d_m, d_v, d_g, COUNT));
+        double b1 = options.beta1, b2 = options.beta2, lr = options.learning_rate;
+        for (int i = 0; i < COUNT; i++) {
+            double gi = (double)g[i] * options.gradient_scale;
+            x[i] *= 1 - lr * options.weight_decay;
+            m[i] = b1 * m[i] + (1 - b1) * gi;
+            v[i] = b2 * v[i] + (1 - b2) * gi * gi;
+            double denom = sqrt(v[i]) / sqrt(1 - pow(b2, step)) + options.epsilon;
+            x[i] -= lr / (1 - pow(b1, step)) * m[i] / denom;
+            // m can cancel, so its error is measured against what was added up; each step rounds about 4 times.
+            size_m[i] = b1 * size_m[i] + (1 - b1) * fabs(gi);
+            tol_m[i] = b1 * tol_m[i] + 6 * UNIT_F32 * (size_m[i] + fabs(gi)) + TINY;
+            tol_v[i] = (4 * step + 4) * UNIT_F32 * v[i] + TINY;
+            tol_x[i] += 3 * UNIT_F32 * fabs(x[i]) +
+                        lr / (1 - pow(b1, step)) * (tol_m[i] + (2 * step + 8) * UNIT_F32 * size_m[i]) / denom + TINY;
+        }
+        ops_free(&ops, d_g), free(g);
+    }
+    float *got_x = ops_floats(&ops, d_x, COUNT), *got_m = ops_floats(&ops, d_m, COUNT),
+          *got_v = ops_floats(&ops, d_v, COUNT);
+    expect_close("adamw m", got_m, m, tol_m, COUNT);
+    expect_close("adamw v", got_v, v, tol_v, COUNT);
+    expect_close("adamw x", got_x, x, tol_x, COUNT);
+    CHECK(backend->adamw(ops.device, &options, d_x, d_m, d_v, d_m, 0));
+    ops_free(&ops, d_x), ops_free(&ops, d_m), ops_free(&ops, d_v);
+    free(x0), free(x), free(m), free(v), free(tol_x), free(tol_m), free(tol_v), free(size_m), free(got_x), free(got_m),
+        free(got_v);
+    backend->close(ops.device);
+}
+
+// One row's bits alone, among others, and on more threads.
+static void test_rows_keep_bits(void **state) {
+    (void)state;
+    enum { N = 300, DIM = 331 };
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+        float *first = NULL;
+        for (int threads = 1; threads <= 3; threads++) {
+            Ops ops = ops_open(backend, (DType)dtype, threads);
+            float *x = ops_random(&ops, N * DIM, 2, 20), *w = ops_random(&ops, DIM, 1, 21);
+            void *d_x = ops_array(&ops, x, N * DIM), *d_w = ops_array(&ops, w, DIM),
+                 *d_y = ops_array(&ops, NULL, N * DIM);
+            void *d_row = ops_array(&ops, x + 77 * DIM, DIM), *d_one = ops_array(&ops, NULL, DIM);
+            float *d_rstd = ops_upload(&ops, NULL, N * 4);
+            CHECK(backend->rmsnorm(ops.device, d_x, NULL, d_w, 1e-5f, NULL, d_y, d_rstd, N, DIM));
+            CHECK(backend->rmsnorm(ops.device, d_row, NULL, d_w, 1e-5f, NULL, d_one, d_rstd, 1, DIM));
+            CHECK(backend->swiglu(ops.device, d_y, d_x, d_y, N * DIM));
+            CHECK(backend->swiglu(ops.device, d_one, d_row, d_one, DIM));
+            float *y = ops_values(&ops, d_y, N * DIM), *one = ops_values(&ops, d_one, DIM);
+            expect_same_bits("row alone", one, y + 77 * DIM, DIM);
+            if (first)
+                expect_same_bits("threads", y, first, N * DIM), free(y);
+            else
+                first = y;
+            ops_free(&ops, d_x), ops_free(&ops, d_w), ops_free(&ops, d_y), ops_free(&ops, d_row), ops_free(&ops, d_one);
+            ops_free(&ops, d_rstd), free(x), free(w), free(one);
+            backend->close(ops.device);
+        }
+        free(first);
+    }
+}
+
+int main(int argc, char **argv) {
+    backend = ops_backend(argc, argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_rmsnorm),
+        cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_central_differences),
+        cmocka_unit_test(test_cast),
+        cmocka_unit_test(test_sum_squares),
+        cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_rows_keep_bits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

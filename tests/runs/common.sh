@@ -1,0 +1,20 @@
+# shellcheck shell=bash
+# What the run scripts share. Needs KTO (the program), COMPARE_GOLDEN, COMPARE_RUNS and GOLDEN (tests/golden) in the
+# environment; makes a scratch folder WORK that goes away at the end.
+set -u
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMPI_MCA_hwloc_base_binding_policy=none OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+cd "$GOLDEN" || exit 1
+
+# train NAME RANKS OUTPUT_DIR [key=value ...]: one golden run's configuration, trained on RANKS ranks.
+train() {
+    local name=$1 ranks=$2 output=$3
+    shift 3
+    if ! mpirun -n "$ranks" "$KTO" train "$name/run.cfg" train.output_dir="$output" "$@" >"$WORK/log" 2>&1; then
+        cat "$WORK/log"
+        echo "kto train $name on $ranks ranks failed"
+        exit 1
+    fi
+}
