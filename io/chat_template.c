@@ -92,8 +92,10 @@ static const char *copy_literal(const char *from, char **to) {
             from++;
             continue;
         }
-        if (*from == '\\' && from[1] != '\0') *(*to)++ = *from++;
-        else if (*from == '\'') *(*to)++ = '\\';
+        if (*from == '\\' && from[1] != '\0')
+            *(*to)++ = *from++;
+        else if (*from == '\'')
+            *(*to)++ = '\\';
         *(*to)++ = *from;
     }
     *(*to)++ = '\'';

@@ -236,11 +236,14 @@ def fast_tokenizer(folder):
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def distinct_neighbours(count, batch, make):
-    """`count` values of make(), neighbours (cyclically) within a batch distinct: there our y' is TRL's rotation by one."""
+def distinct_neighbours(count, batch, make, apart=1):
+    """`count` values of make(), neighbours (cyclically) within a batch distinct: there our y' is TRL's rotation by one.
+    apart: equal values are further apart than this, so that neighbours stay distinct when rows between them are dropped."""
     values = []
     while len(values) < count:
         value = make()
+        if value in values[-apart:]:
+            continue
         first = len(values) // batch * batch
         last = len(values) == min(first + batch, count) - 1
         if len(values) > first and (value == values[-1] or (last and value == values[first])):
@@ -249,7 +252,7 @@ def distinct_neighbours(count, batch, make):
     return values
 
 
-def text_rows(seed, count, batch, labels, pool=0, long_share=0.0):
+def text_rows(seed, count, batch, labels, pool=0, long_share=0.0, apart=1):
     rng = random.Random(seed)
     common = [question(rng, HEADERS[i % 2]) for i in range(pool)]
 
@@ -261,7 +264,7 @@ def text_rows(seed, count, batch, labels, pool=0, long_share=0.0):
             text = " ".join(sentence(rng) for _ in range(rng.randrange(1, 5))) + ". " + text
         return text
 
-    prompts = distinct_neighbours(count, batch, prompt)
+    prompts = distinct_neighbours(count, batch, prompt, apart)
     return [
         {"prompt": text, "completion": answer(rng, label), "label": label}
         for text, label in zip(prompts, [labels(i, rng) for i in range(count)])
@@ -339,7 +342,7 @@ RUNS = [
     Run("a", rows=lambda: text_rows(101, 64, 8, alternate, pool=6), max_steps=30, learning_rate=1e-3),
     # Seven targets, starting away from zero so that z0 > 0; rows dropped and cut by max_length; warmup, weight decay.
     Run(
-        "b", rows=lambda: text_rows(102, 84, 8, alternate, pool=6, long_share=0.5),
+        "b", rows=lambda: text_rows(102, 84, 8, alternate, pool=18, long_share=0.5, apart=16),
         eval_rows=lambda: text_rows(112, 20, 8, alternate, long_share=0.3), targets=SEVEN, start_b=0.07, start_seed=6,
         desirable_weight=1.33, max_length=48, max_steps=30, learning_rate=1e-3, warmup_steps=5, weight_decay=0.1, eval_steps=10,
     ),
@@ -476,6 +479,9 @@ def train_with_trl(out, run, attention="sdpa", pad_to=None):
         data = trainer.train_dataset
         pairs = [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
         before = sum(2 if "chosen" in row else 1 for row in pairs)
+        for first in range(0, len(data), run.batch):
+            prompts = [tuple(row["prompt_ids"]) for row in data.select(range(first, min(first + run.batch, len(data))))]
+            assert all(one != two for one, two in zip(prompts, prompts[-1:] + prompts[:-1])), "equal neighbours"
         keys = ["prompt_ids", "completion_ids"] + (["KL_completion_ids"] if run.loss_type == "kto" else [])
         facts = {
             "rows": len(data),
