@@ -102,33 +102,37 @@ static const char *copy_literal(const char *from, char **to) {
     return from + 1;
 }
 
-// Writes Jinja text without what Jinja ignores, under trim_blocks and lstrip_blocks as transformers sets them: in tags,
-// whitespace that parts no two words; around tags, what "-" and these two options remove. Returns NULL for text with an
-// unfinished tag, a comment, or no memory; such text is not recognised.
+// Jinja reads every line end as \n.
+static void normalize_newlines(char *text) {
+    char *to = text;
+    for (const char *from = text; *from != '\0'; from++) {
+        if (*from == '\r' && from[1] == '\n') continue;
+        *to++ = *from == '\r' ? '\n' : *from;
+    }
+    *to = '\0';
+}
+
+// `text` without what Jinja ignores, under trim_blocks and lstrip_blocks as transformers sets them: in tags, whitespace
+// that parts no two words; around tags, what "-" and these two options remove. NULL for text with an unfinished tag or
+// a comment, which is not recognised, or no memory. Caller frees.
 static char *canonical(const char *text) {
     char *out = malloc(2 * strlen(text) + 1), *to = out;
     if (out == NULL) return NULL;
-    char *line = out; // behind the last newline or tag that was written
     for (const char *from = text; *from != '\0';) {
         if (*from != '{' || (from[1] != '%' && from[1] != '{' && from[1] != '#')) {
-            if (*from == '\r' && from[1] == '\n') from++;
-            *to++ = *from;
-            if (*from++ == '\n') line = to;
+            *to++ = *from++;
             continue;
         }
         char kind = from[1];
-        if (kind == '#') goto unknown;
+        const char *line = from; // the whitespace in front of the tag
+        while (line > text && (line[-1] == ' ' || line[-1] == '\t')) line--;
         from += 2;
+        if (kind == '#' || *from == '+') goto unknown;
         if (*from == '-') {
             while (to > out && is_space(to[-1])) to--;
             from++;
-        } else if (*from == '+') {
-            goto unknown;
-        } else if (kind == '%') {
-            // lstrip_blocks: the indentation of a block goes when nothing else stands before it on its line.
-            char *start = to;
-            while (start > line && (start[-1] == ' ' || start[-1] == '\t')) start--;
-            if (start == line && (line == out || line[-1] == '\n')) to = start;
+        } else if (kind == '%' && (line == text || line[-1] == '\n')) { // lstrip_blocks
+            while (to > out && (to[-1] == ' ' || to[-1] == '\t')) to--;
         }
         *to++ = '{';
         *to++ = kind;
@@ -155,7 +159,6 @@ static char *canonical(const char *text) {
                 if (strip) {
                     while (is_space(*from)) from++;
                 } else if (kind == '%') { // trim_blocks
-                    if (*from == '\r' && from[1] == '\n') from++;
                     if (*from == '\n') from++;
                 }
                 break;
@@ -164,7 +167,6 @@ static char *canonical(const char *text) {
             gap = false;
             *to++ = *from++;
         }
-        line = to;
     }
     if (to > out && to[-1] == '\n') to--; // keep_trailing_newline is off
     *to = '\0';
@@ -176,13 +178,16 @@ unknown:
 
 static ChatTemplate recognise(const char *text) {
     ChatTemplate found = CHAT_NONE;
-    char *given = canonical(text);
+    char *source = strdup(text);
+    if (source != NULL) normalize_newlines(source);
+    char *given = source == NULL ? NULL : canonical(source);
     for (size_t i = 0; given != NULL && i < sizeof known / sizeof *known && found == CHAT_NONE; i++) {
         char *ours = canonical(known[i].text);
         if (ours != NULL && strcmp(ours, given) == 0) found = known[i].chat;
         free(ours);
     }
     free(given);
+    free(source);
     return found;
 }
 

@@ -140,7 +140,7 @@ static Status parse_line(const JsonlFile *file, int64_t index, const Place *plac
         case json_error_invalid_utf8:
             return ROW_ERROR(place, "invalid UTF-8 in column %d; save the file as UTF-8", error.column);
         case json_error_null_character:
-            return ROW_ERROR(place, "the character \\u0000 in column %d; remove it", error.column);
+            return ROW_ERROR(place, "a text holds the character \\u0000; remove it");
         default:
             return ROW_ERROR(place, "broken JSON in column %d: %s; write one object a line", error.column, error.text);
         }

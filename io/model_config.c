@@ -103,7 +103,7 @@ static Status check_unsupported(const Reader *in) {
     if (value_of(in->root, "hidden_act") != NULL && (act == NULL || strcmp(act, "silu") != 0))
         return error_set(STATUS_DATA, "%s: hidden_act \"%s\" is not supported; supported is \"silu\"", in->path,
                          act == NULL ? "" : act);
-    bool mlp_bias;
+    bool mlp_bias = false;
     TRY(read_bool(in, "mlp_bias", &mlp_bias));
     if (mlp_bias)
         return error_set(STATUS_DATA, "%s: mlp_bias is true; MLP layers with biases are not supported", in->path);

@@ -702,7 +702,7 @@ Status tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int32_t 
     size_t room = 1;
     for (int32_t i = 0; i < count; i++) {
         if (ids[i] < 0 || ids[i] >= tokenizer->count) continue;
-        room += tokenizer->token[ids[i]].byte >= 0 ? 3 : (size_t)tokenizer->token[ids[i]].bytes;
+        room += tokenizer->token[ids[i]].byte >= 0 ? 3 : (size_t)tokenizer->token[ids[i]].bytes + 1;
     }
     char *text = malloc(room);
     unsigned char *run = malloc((size_t)count + 1);
@@ -722,6 +722,7 @@ Status tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int32_t 
         }
         length += put_bytes(run, run_bytes, text + length);
         run_bytes = 0;
+        if (token->normalized) text[length++] = ' '; // the text it was found by, see step 3
         for (int32_t k = 0; k < token->bytes; k++) {
             if (is_mark(token->text + k, (size_t)(token->bytes - k))) {
                 text[length++] = ' ';

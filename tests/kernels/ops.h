@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #define UNIT_F32  0x1p-24 // rounding to nearest: relative error at most this
-#define UNIT_BF16 0x1p-9
+#define UNIT_BF16 0x1p-8
 #define TINY      0x1p-120 // absolute slack for what underflows
 
 typedef struct Ops {

@@ -256,6 +256,11 @@ static void load_rows(const void *x, int32_t first, int32_t tokens, int32_t widt
     }
 }
 
+// 1/(1-p) for a token that has dropout.
+static float keep_scale(const Dropout *dropout, bool masks, int32_t token) {
+    return masks && dropout->owner[token] >= 0 ? 1.0f / (1.0f - dropout->p) : 1.0f;
+}
+
 static int32_t rows_from(int32_t n, int32_t first) {
     return n - first < TOKENS ? n - first : TOKENS;
 }
@@ -265,7 +270,6 @@ void SIMD_NAME(lora)(const LoraGroup *group, const Dropout *dropout, const void 
     Layout l;
     lora_layout(group, n, threads, scratch, &l);
     bool masks = dropout && dropout->p > 0;
-    float keep_scale = masks ? 1.0f / (1.0f - dropout->p) : 1.0f;
     prepare(group, dropout, masks, n, dtype, threads, &l);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int32_t first = 0; first < n; first += TOKENS) {
@@ -286,13 +290,15 @@ void SIMD_NAME(lora)(const LoraGroup *group, const Dropout *dropout, const void 
         }
         for (int32_t i = 0; i < tokens * l.rank; i++) {
             size_t to = (size_t)first * l.rank + i;
+            float value = keep_scale(dropout, masks, first + i / l.rank) * sums[i];
             if (dtype == DTYPE_BF16) {
-                uint16_t rounded = to_bf16(keep_scale * sums[i]);
+                uint16_t rounded = to_bf16(value);
                 ((uint16_t *)h)[to] = rounded;
-                sums[i] = from_bf16(rounded); // y is made from the h that backward will see
+                value = from_bf16(rounded); // y is made from the h that backward will see
             } else {
-                ((float *)h)[to] = sums[i] = keep_scale * sums[i];
+                ((float *)h)[to] = value;
             }
+            sums[i] = value;
         }
         for (int m = 0; m < group->count; m++) {
             int32_t out = group->module[m].out;
@@ -309,7 +315,6 @@ void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, co
     Layout l;
     lora_layout(group, n, threads, scratch, &l);
     bool masks = dropout && dropout->p > 0;
-    float keep_scale = masks ? 1.0f / (1.0f - dropout->p) : 1.0f;
     int32_t r = group->r;
     prepare(group, dropout, masks, n, dtype, threads, &l);
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -323,7 +328,7 @@ void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, co
             dot_rows(rows, tokens, l.bt[m], r, padded(out), padded(out), dh + m * r, l.rank);
         }
         for (int32_t i = 0; i < tokens * l.rank; i++) {
-            dh[i] *= keep_scale;
+            dh[i] *= keep_scale(dropout, masks, first + i / l.rank);
             l.h[(size_t)first * l.rank + i] = group->scale * load_one(h, (size_t)first * l.rank + i, dtype);
         }
         if (!dx) continue;

@@ -148,12 +148,12 @@ ALWAYS_INLINE vf keep_first(vf x, int32_t n, float other) {
 #endif
 }
 
-// e^x to about 1 ulp, 0 below -87.3 (also for -infinity), limited to e^88; a NaN stays one. Cody-Waite reduction to
+// e^x to about 1 ulp, 0 below -87.3 (also for -infinity), infinity above 88.4; a NaN stays one. Cody-Waite reduction to
 // |r| <= ln(2)/2 and the polynomial of Cephes' expf.
 ALWAYS_INLINE vf vexp(vf x) {
     const float round = 12582912.0f; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
     const float least = -87.3f;
-    vf y = vmin(vset(88.0f), vmax(vset(least), x));
+    vf y = vmin(vset(88.7f), vmax(vset(least), x));
     vf shifted = vfma(y, vset(1.44269504f), vset(round));
     vf n = shifted - vset(round);
     vf r = vfma(n, vset(-0.693359375f), y);
@@ -165,7 +165,7 @@ ALWAYS_INLINE vf vexp(vf x) {
     p = vfma(p, r, vset(1.6666665459e-1f));
     p = vfma(p, r, vset(5.0000001201e-1f));
     p = vfma(p * r, r, r) + vset(1.0f);
-    vlanes power = ((vlanes)shifted << 23) + 0x3f800000; // 2^n
+    vlanes power = ((vlanes)shifted << 23) + 0x3f800000; // 2^n, infinity for n = 128
     vf result = p * (vf)power;
 #ifdef __AVX512F__
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, vset(least), _CMP_NLT_UQ), result);
