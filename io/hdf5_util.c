@@ -12,7 +12,10 @@
 #include <unistd.h>
 
 #define REPAIR_BYTES ((uint64_t)16 << 20) // more than a row and its bookkeeping ever add
-#define CHUNK_BYTES  ((hsize_t)1 << 20)   // the default chunk cache holds one
+// A reader beside a live writer tries again when it meets a half-written block, waiting twice as long each time from 1
+// ns on; HDF5's default of 100 tries never ends on a damaged file. This is a quarter of a second a block.
+#define READ_ATTEMPTS 28
+#define CHUNK_BYTES   ((hsize_t)1 << 20) // the default chunk cache holds one
 
 // Keeps the innermost description, and rather the one with the system's own words.
 static herr_t pick_reason(unsigned depth, const H5E_error2_t *error, void *out) {
@@ -49,10 +52,14 @@ bool hdf5_was_locked(void) {
 
 // SWMR needs the 1.10 format; not the newest, so that older readers can follow.
 static hid_t access_list(bool lock) {
+    // No clean-up by HDF5 when the program ends: after a failed close (a full disk) it crashes in there, and the exit
+    // code with it. All files are closed by then. Counts only before the library's first use.
+    H5dont_atexit();
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     if (access < 0 || H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_LATEST) < 0 ||
-        H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0 || H5Pset_file_locking(access, lock, true) < 0) {
+        H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0 || H5Pset_file_locking(access, lock, true) < 0 ||
+        H5Pset_metadata_read_attempts(access, READ_ATTEMPTS) < 0) {
         if (access >= 0) H5Pclose(access);
         return H5I_INVALID_HID;
     }

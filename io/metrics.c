@@ -205,11 +205,11 @@ static Status kept_rows(hid_t step_column, const char *path, int64_t rows, int64
     return status;
 }
 
-static Status cut_file(const char *path, const MetricsRun *run, int64_t resume_step, int64_t *rows) {
-    hid_t file = hdf5_open_writer(path, H5F_ACC_RDWR);
+static Status cut_copy(const char *copy, const char *path, const MetricsRun *run, int64_t resume_step, int64_t *rows) {
+    hid_t file = hdf5_open_writer(copy, H5F_ACC_RDWR);
     if (file < 0) {
-        TRY(hdf5_repair(path));
-        file = hdf5_open_writer(path, H5F_ACC_RDWR);
+        TRY(hdf5_repair(copy));
+        file = hdf5_open_writer(copy, H5F_ACC_RDWR);
     }
     if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be opened; move it away to go on without its rows");
     Status status = put_run(file, path, run);
@@ -222,6 +222,21 @@ static Status cut_file(const char *path, const MetricsRun *run, int64_t resume_s
         if (status == STATUS_OK) status = close_columns(columns, path);
     }
     return close_file(file, path, status);
+}
+
+// On a copy, so that a disk that is still full, or a second kill, leaves the rows as they were.
+static Status cut_file(const char *path, const MetricsRun *run, int64_t resume_step, int64_t *rows) {
+    char *bytes, copy[PATH_MAX];
+    size_t size;
+    TRY(file_read(path, SIZE_MAX - 1, &bytes, &size));
+    snprintf(copy, sizeof copy, "%s.tmp", path);
+    Status status = file_write_durable(copy, bytes, size);
+    free(bytes);
+    TRY(status);
+    status = cut_copy(copy, path, run, resume_step, rows);
+    if (status == STATUS_OK) return file_publish(copy, path);
+    unlink(copy);
+    return status;
 }
 
 static Status open_columns(Metrics *metrics) {

@@ -30,11 +30,6 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 
-
-def save_file(tensors, path):
-    path.write_bytes(to_safetensors({k: v.contiguous() for k, v in tensors.items()}, metadata={"format": "pt"}))
-
-
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -86,6 +81,10 @@ def tokenizer_texts():
     rng = random.Random(7)
     texts = [question(rng, rng.choice(HEADERS)).replace("\n", " ") + answer(rng, rng.random() < 0.5) for _ in range(1500)]
     return texts + ["<|user|> <|assistant|> <|system|> <|user|>"] * 20
+
+
+def save_file(tensors, path):
+    path.write_bytes(to_safetensors({k: v.contiguous() for k, v in tensors.items()}, metadata={"format": "pt"}))
 
 
 # --- tiny model -------------------------------------------------------------------------------------------------------

@@ -152,6 +152,7 @@ static void test_node_memory(void) {
         OK(comm_node_barrier(&comm));
         for (size_t i = 0; i < count; i++) CHECK(values[i] == (int64_t)i + 1);
     }
+    if (comm.node_size == 1) return;
     // More than any machine has: an error on every rank, in time, that names the size.
     void *memory = NULL;
     CHECK(comm_node_alloc(&comm, (size_t)1 << 50, "test values", &memory) == STATUS_FAILED);

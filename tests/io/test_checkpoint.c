@@ -19,6 +19,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+// HDF5 1.10 loses memory of its own when a header fails its checksum; for builds with a leak check.
+const char *__lsan_default_suppressions(void) {
+    return "leak:libhdf5";
+}
+
 static char dir[] = "test_checkpoint-XXXXXX";
 
 static void fill(Checkpoint *c, int64_t step, int64_t count) {

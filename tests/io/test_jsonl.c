@@ -186,9 +186,9 @@ static void bad_rows_have_one_clear_line(void **state) {
         {"{\"prompt\": \"p\"} x", "broken JSON in column 17: end of file expected near 'x'; write one object a line"},
         {"{'prompt': \"p\"}", "broken JSON in column 2: string or '}' expected near '''; write one object a line"},
         {"{\"prompt\": \"a\\u0000b\"}", "a text holds the character \\u0000; remove it"},
-        {"{\"prompt\": \"a\xFF\"}", "invalid UTF-8 in column 12; save the file as UTF-8"},
-        {"{\"prompt\": \"a\xC0\x80\"}", "invalid UTF-8 in column 12; save the file as UTF-8"},
-        {"{\"prompt\": \"a\xED\xA0\x80\"}", "invalid UTF-8 in column 12; save the file as UTF-8"},
+        {"{\"prompt\": \"a\xFF\"}", "invalid UTF-8 in column 13; save the file as UTF-8"},
+        {"{\"prompt\": \"a\xC0\x80\"}", "invalid UTF-8 in column 13; save the file as UTF-8"},
+        {"{\"prompt\": \"a\xED\xA0\x80\"}", "invalid UTF-8 in column 13; save the file as UTF-8"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         JsonlFile file;

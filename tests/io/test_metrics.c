@@ -183,6 +183,11 @@ static void test_no_space(void **state) {
         assert_int_equal(waitpid(child, &how, 0), child);
         assert_true(WIFEXITED(how) && WEXITSTATUS(how) == 42);
         Metrics *metrics; // what was written before is still there
+        for (int64_t resume = 200; resume >= 100; resume -= 100) {
+            assert_int_equal(metrics_open(&metrics, path, &RUN, resume, swmr), STATUS_OK);
+            assert_int_equal(metrics_close(metrics), STATUS_OK);
+            assert_rows(METRICS_TRAIN, 1, 1, resume);
+        }
         assert_int_equal(metrics_open(&metrics, path, &RUN, 100, swmr), STATUS_OK);
         assert_int_equal(metrics_close(metrics), STATUS_OK);
         assert_rows(METRICS_TRAIN, 1, 1, 100);

@@ -4,6 +4,7 @@
 set -u
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_hwloc_base_binding_policy=none OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export OMP_WAIT_POLICY=passive # tests share the machine: waiting threads must not spin
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 cd "$GOLDEN" || exit 1

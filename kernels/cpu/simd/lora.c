@@ -5,6 +5,7 @@
 // A mask only zeroes; the factor 1/(1-p) is applied to the fp32 sums. Every sum's order depends on shapes alone.
 #include "kernels/cpu/simd/lora.h"
 #include "src/base/rng.h"
+#include <immintrin.h>
 #include <omp.h>
 
 enum {
@@ -91,15 +92,57 @@ static void add_row(void *to, size_t first, int32_t width, DType dtype, const fl
 }
 
 // Zeroes the features whose bit is clear; width is a multiple of 32.
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
 static void apply_mask(float *x, const uint32_t *mask, int32_t width) {
-    for (int32_t w = 0; w < width / 32; w++) {
-        uint32_t bits = mask[w];
-#pragma omp simd
-        for (int32_t i = 0; i < 32; i++) x[32 * w + i] = (bits >> i & 1u) ? x[32 * w + i] : 0.0f;
+    Bits lane_bit;
+    for (int i = 0; i < LANES; i++) lane_bit[i] = 1u << i;
+    for (int32_t f = 0; f < width; f += LANES) {
+        Bits kept = (Bits)((lane_bit & (mask[f / 32] >> f % 32)) != 0);
+        lanes_store(x + f, (Lanes)((Bits)lanes_load(x + f) & kept));
     }
 }
 
-// One token's mask of one module: 16 counters of philox at a time give 64 features' bits.
+// philox() of src/base/rng.h on COUNTERS counters abreast, each word in the low half of a 64-bit lane: the product of
+// low halves leaves the next words in place, and what stands in the high halves is never read.
+typedef uint64_t Words __attribute__((vector_size(4 * LANES)));
+enum { COUNTERS = LANES / 2 };
+
+static inline Words multiply_low(Words a, uint64_t b) {
+#ifdef __AVX512F__
+    return (Words)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64((long long)b));
+#else
+    return (Words)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x((long long)b));
+#endif
+}
+
+// Whether v >= threshold for the 4 COUNTERS words v of philox(key, owner, position, RNG_DROPOUT, counter), counter + 1,
+// ...
+static inline uint32_t draw_bits(uint64_t key, uint32_t owner, uint32_t position, uint32_t counter,
+                                 uint64_t threshold) {
+    const Words zero = {0};
+    Words lane;
+    for (int i = 0; i < COUNTERS; i++) lane[i] = (uint64_t)i;
+    Words c0 = zero + owner, c1 = zero + position, c2 = zero + RNG_DROPOUT, c3 = lane + counter;
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int round = 0; round < 10; round++) {
+        Words p0 = multiply_low(c0, 0xD2511F53u), p1 = multiply_low(c2, 0xCD9E8D57u);
+        c0 = (p1 >> 32) ^ c1 ^ k0;
+        c2 = (p0 >> 32) ^ c3 ^ k1;
+        c1 = p1;
+        c3 = p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    const uint64_t low = 0xFFFFFFFFu;
+    Words keep = ((Words)((c0 & low) >= threshold) & 1) | ((Words)((c1 & low) >= threshold) & 2) |
+                 ((Words)((c2 & low) >= threshold) & 4) | ((Words)((c3 & low) >= threshold) & 8);
+    keep <<= 4 * lane;
+    uint64_t bits = 0;
+    for (int i = 0; i < COUNTERS; i++) bits |= keep[i];
+    return (uint32_t)bits;
+}
+
+// One token's mask of one module.
 static void draw_mask(const Dropout *dropout, int32_t token, int32_t module, int32_t width, uint32_t *mask) {
     if (dropout->owner[token] < 0) {
         memset(mask, 0xFF, (size_t)width / 8);
@@ -109,19 +152,13 @@ static void draw_mask(const Dropout *dropout, int32_t token, int32_t module, int
     uint64_t threshold = (uint64_t)scaled;
     threshold += (double)threshold < scaled; // v >= p 2^32 for integers v
     uint32_t owner = (uint32_t)dropout->owner[token], position = (uint32_t)dropout->position[token];
-    for (int32_t f = 0; f < width; f += 64) {
-        uint32_t v[4][16];
-#pragma omp simd
-        for (uint32_t i = 0; i < 16; i++) {
-            Philox4 random =
-                philox(dropout->key, owner, position, RNG_DROPOUT, (uint32_t)module << 20 | ((uint32_t)f / 4 + i));
-            for (int j = 0; j < 4; j++) v[j][i] = random.v[j];
-        }
-        uint64_t bits = 0;
-        for (int i = 0; i < 16; i++)
-            for (int j = 0; j < 4; j++) bits |= (uint64_t)(v[j][i] >= threshold) << (4 * i + j);
-        mask[f / 32] = (uint32_t)bits;
-        mask[f / 32 + 1] = (uint32_t)(bits >> 32);
+    for (int32_t f = 0; f < width; f += 32) {
+        uint32_t bits = 0;
+        for (int32_t part = 0; part < 32; part += 4 * COUNTERS)
+            bits |=
+                draw_bits(dropout->key, owner, position, (uint32_t)module << 20 | (uint32_t)(f + part) / 4, threshold)
+                << part;
+        mask[f / 32] = bits;
     }
 }
 

@@ -1,0 +1,58 @@
+// What the tests of the model and of sampling share: a model and an adapter of tests/golden, open on one rank.
+#pragma once
+#include "comm/comm.h"
+#include "io/peft.h"
+#include "src/model.h"
+#include "tests/kernels/ops.h" // CHECK, expect_close
+
+static Comm comm;
+static const Backend *backend;
+
+typedef struct FixtureOptions {
+    DType dtype;
+    double dropout;
+    bool recompute;
+} FixtureOptions;
+
+// `folder` and `adapter` are relative to tests/golden. The adapter's weights are loaded.
+static inline void fixture_open(Model *model, const char *folder, const char *adapter, const FixtureOptions *options) {
+    char path[1024];
+    PeftConfig peft;
+    ModelConfig config;
+    snprintf(path, sizeof path, TEST_DATA "/%s", adapter);
+    CHECK(peft_read_config(path, &peft));
+    snprintf(path, sizeof path, TEST_DATA "/%s", folder);
+    CHECK(model_config_read(&config, path));
+    ModelOptions model_options = {.backend = backend,
+                                  .device = {.dtype = options->dtype},
+                                  .lora_r = peft.r,
+                                  .lora_alpha = peft.alpha,
+                                  .lora_dropout = options->dropout,
+                                  .recompute = options->recompute,
+                                  .max_positions = config.max_position};
+    memcpy(model_options.lora_target, peft.target, sizeof peft.target);
+    CHECK(model_open(model, path, &model_options, &comm));
+    float *host = ops_host((size_t)model->adapter_count * sizeof *host);
+    PeftTensor *tensors = ops_host((size_t)model->tensor_count * sizeof *tensors);
+    for (int32_t i = 0; i < model->tensor_count; i++) {
+        snprintf(tensors[i].name, sizeof tensors[i].name, "base_model.model.%s", model->tensors[i].name);
+        tensors[i].rows = model->tensors[i].rows;
+        tensors[i].cols = model->tensors[i].cols;
+        tensors[i].data = host + model->tensors[i].offset;
+    }
+    snprintf(path, sizeof path, TEST_DATA "/%s", adapter);
+    CHECK(peft_read_tensors(path, tensors, model->tensor_count));
+    CHECK(model_set(model, model->adapter, host));
+    CHECK(model_adapter_changed(model));
+    free(tensors);
+    free(host);
+}
+
+// Takes the backend's name from the command line, as the op tests do.
+static inline void fixture_main(int argc, char **argv) {
+    backend = ops_backend(argc, argv);
+    if (comm_open(&comm, &argc, &argv) != STATUS_OK) {
+        fprintf(stderr, "%s\n", error_text());
+        exit(1);
+    }
+}
