@@ -58,8 +58,7 @@ static hid_t access_list(bool lock) {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     if (access < 0 || H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_LATEST) < 0 ||
-        H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0 || H5Pset_file_locking(access, lock, true) < 0 ||
-        H5Pset_metadata_read_attempts(access, READ_ATTEMPTS) < 0) {
+        H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) < 0 || H5Pset_file_locking(access, lock, true) < 0) {
         if (access >= 0) H5Pclose(access);
         return H5I_INVALID_HID;
     }
@@ -84,7 +83,9 @@ hid_t hdf5_create(const char *path) {
 static hid_t open_file(const char *path, unsigned flags, bool lock) {
     hid_t access = access_list(lock);
     if (access < 0) return access;
-    hid_t file = H5Fopen(path, flags, access);
+    bool follows = (flags & H5F_ACC_SWMR_READ) != 0;
+    hid_t file = H5I_INVALID_HID;
+    if (!follows || H5Pset_metadata_read_attempts(access, READ_ATTEMPTS) >= 0) file = H5Fopen(path, flags, access);
     close_keeping_errors(access);
     return file;
 }

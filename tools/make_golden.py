@@ -29,7 +29,6 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import torch
 from safetensors.torch import save as to_safetensors
 
-
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ static inline void fixture_open(Model *model, const char *folder, const char *ad
     snprintf(path, sizeof path, TEST_DATA "/%s", folder);
     CHECK(model_config_read(&config, path));
     ModelOptions model_options = {.backend = backend,
-                                  .device = {.dtype = options->dtype},
+                                  .device = {.dtype = options->dtype, .threads = 1},
                                   .lora_r = peft.r,
                                   .lora_alpha = peft.alpha,
                                   .lora_dropout = options->dropout,

@@ -1,0 +1,273 @@
+// Sampling against full forward passes: greedy answers are the argmax of every step, sampled ones follow the softmax
+// cut by top_k and top_p, and nobody's answer depends on who else is decoded.
+#include "src/generate.h"
+#include "tests/src/model_fixture.h"
+
+enum { EOS_NONE = -1, VOCAB_MAX = 512, LENGTH_MAX = 40, PROMPTS = 70, TOKENS = 12 };
+
+// Log-probs of every next token after `tokens`, by model_forward: one row a vocabulary entry, its completion that one
+// token; the prefix is shared.
+static void next_logps(Model *model, const int32_t *tokens, int32_t length, bool adapters, double *logp) {
+    static BatchRow rows[VOCAB_MAX];
+    static int32_t slot[VOCAB_MAX], token[VOCAB_MAX];
+    const int32_t vocab = model->config.vocab;
+    assert_in_range(vocab, 1, VOCAB_MAX);
+    for (int32_t v = 0; v < vocab; v++) {
+        slot[v] = token[v] = v;
+        rows[v] = (BatchRow){.row = v,
+                             .prompt = tokens,
+                             .prompt_length = length,
+                             .completion_count = 1,
+                             .completion = {{&token[v], 1, ROLE_POLICY}}};
+    }
+    MicroBatch m = {0};
+    CHECK(batch_layout(rows, slot, vocab, ROLES_POLICY, true, &m));
+    float *buffer = ops_host((size_t)vocab * 3 * sizeof *buffer);
+    const Pass pass = {.adapters = adapters};
+    CHECK(model_forward(model, &m, &pass, &(TokenScores){buffer, buffer + vocab, buffer + 2 * vocab}));
+    for (int32_t v = 0; v < vocab; v++) logp[m.scored[v].slot] = buffer[m.scored[v].first];
+    free(buffer);
+    micro_batch_free(&m);
+}
+
+// Prompts of 1 to 24 tokens, many with a common header, some equal, ids 1000, 1001, ...
+static int32_t prompt_tokens[PROMPTS][LENGTH_MAX];
+static GeneratePrompt prompts[PROMPTS];
+static void make_prompts(int32_t vocab) {
+    Rng rng = rng_make(21, 0, 0);
+    for (int32_t i = 0; i < PROMPTS; i++) {
+        const int32_t length = i % 9 == 0 ? 1 : 1 + (int32_t)rng_below(&rng, 24);
+        const int32_t header = i % 3 == 0 ? 0 : 10;
+        for (int32_t t = 0; t < length; t++)
+            prompt_tokens[i][t] = t < header ? 3 + t : 3 + (int32_t)rng_below(&rng, (uint32_t)vocab - 3);
+        if (i % 11 == 10) memcpy(prompt_tokens[i], prompt_tokens[i - 1], sizeof prompt_tokens[i]);
+        prompts[i] =
+            (GeneratePrompt){prompt_tokens[i], i % 11 == 10 ? prompts[i - 1].length : length, 1000 + (uint32_t)i};
+    }
+}
+
+static void answers_free(GenerateAnswer *answers, int32_t count) {
+    for (int32_t i = 0; i < count; i++) free(answers[i].tokens);
+}
+
+static void expect_same_answer(const char *what, int32_t index, const GenerateAnswer *got, const GenerateAnswer *want) {
+    if (got->length != want->length || memcmp(got->tokens, want->tokens, sizeof(int32_t) * (size_t)want->length) != 0)
+        fail_msg("%s: the answer to prompt %d differs", what, index);
+}
+
+typedef struct Case {
+    const char *folder, *adapter;
+} Case;
+static const Case cases[] = {{"tiny-model", "b/adapter_start"},
+                             {"model/llama3", "model/llama3/adapter_start"},
+                             {"model/bias", "model/bias/adapter_start"}};
+enum { CASES = 3 };
+
+static void test_greedy(void **state) {
+    (void)state;
+    for (int k = 0; k < CASES; k++) {
+        Model model;
+        fixture_open(&model, cases[k].folder, cases[k].adapter, &(FixtureOptions){0});
+        make_prompts(model.config.vocab);
+        for (int adapters = 0; adapters < 2; adapters++) {
+            GenerateOptions options = {.adapters = adapters,
+                                       .greedy = true,
+                                       .temperature = 1,
+                                       .top_p = 1,
+                                       .max_tokens = TOKENS,
+                                       .eos = EOS_NONE};
+            GenerateAnswer answers[PROMPTS];
+            CHECK(generate(&model, prompts, PROMPTS, &options, answers));
+            for (int32_t i = 0; i < PROMPTS; i += 9) { // 0, 63 (the last of the first group), ... one token a prompt
+                const int32_t at = i + (i / 9) % 3;    // and longer ones
+                int32_t tokens[LENGTH_MAX + TOKENS], length = prompts[at].length;
+                memcpy(tokens, prompts[at].tokens, sizeof(int32_t) * (size_t)length);
+                assert_int_equal(answers[at].length, TOKENS);
+                for (int32_t t = 0; t < TOKENS; t++) {
+                    double logp[VOCAB_MAX], best = -INFINITY;
+                    next_logps(&model, tokens, length, adapters, logp);
+                    for (int32_t v = 0; v < model.config.vocab; v++)
+                        if (logp[v] > best) best = logp[v];
+                    const int32_t chosen = answers[at].tokens[t];
+                    assert_in_range(chosen, 0, model.config.vocab - 1);
+                    // A tie within float32 parity may fall either way.
+                    assert_true(logp[chosen] >= best - (2e-5 + 2e-5 * fabs(best)));
+                    tokens[length++] = chosen;
+                }
+            }
+            // With an eos that comes up in the answer, the answer ends before it and the others stay as they are.
+            options.eos = answers[3].tokens[4];
+            GenerateAnswer cut[PROMPTS];
+            CHECK(generate(&model, prompts, PROMPTS, &options, cut));
+            for (int32_t i = 0; i < PROMPTS; i++) {
+                GenerateAnswer want = answers[i];
+                want.length = 0;
+                while (want.length < TOKENS && want.tokens[want.length] != options.eos) want.length++;
+                expect_same_answer("eos", i, &cut[i], &want);
+            }
+            assert_true(cut[3].length <= 4);
+            answers_free(answers, PROMPTS);
+            answers_free(cut, PROMPTS);
+        }
+        model_close(&model);
+    }
+}
+
+// A prompt alone, in a small company, in another order and among all gives the same sampled text; another id or seed
+// gives another.
+static void test_company(void **state) {
+    (void)state;
+    Model model;
+    fixture_open(&model, cases[0].folder, cases[0].adapter, &(FixtureOptions){0});
+    make_prompts(model.config.vocab);
+    GenerateOptions options = {
+        .adapters = true, .temperature = 0.9, .top_k = 100, .top_p = 0.95, .max_tokens = TOKENS, .seed = 4, .eos = 2};
+    GenerateAnswer all[PROMPTS], again[PROMPTS], other[PROMPTS], one;
+    CHECK(generate(&model, prompts, PROMPTS, &options, all));
+    CHECK(generate(&model, prompts, PROMPTS, &options, again));
+    GeneratePrompt reversed[PROMPTS];
+    for (int32_t i = 0; i < PROMPTS; i++) {
+        expect_same_answer("the same call", i, &again[i], &all[i]);
+        reversed[i] = prompts[PROMPTS - 1 - i];
+    }
+    answers_free(again, PROMPTS);
+    CHECK(generate(&model, reversed, PROMPTS, &options, again));
+    for (int32_t i = 0; i < PROMPTS; i++) expect_same_answer("reversed", i, &again[PROMPTS - 1 - i], &all[i]);
+    for (int32_t i = 0; i < PROMPTS; i += 7) {
+        CHECK(generate(&model, &prompts[i], 1, &options, &one));
+        expect_same_answer("alone", i, &one, &all[i]);
+        answers_free(&one, 1);
+    }
+    options.seed = 5;
+    CHECK(generate(&model, prompts, PROMPTS, &options, other));
+    int32_t same = 0;
+    for (int32_t i = 0; i < PROMPTS; i++)
+        same += other[i].length == all[i].length &&
+                memcmp(other[i].tokens, all[i].tokens, sizeof(int32_t) * (size_t)all[i].length) == 0;
+    assert_true(same <= 3); // twelve tokens of about a hundred
+    // Prompts 9 and 10 are equal; their ids draw different numbers.
+    assert_int_equal(prompts[9].length, prompts[10].length);
+    assert_true(all[9].length != all[10].length ||
+                memcmp(all[9].tokens, all[10].tokens, sizeof(int32_t) * (size_t)all[9].length) != 0);
+    answers_free(all, PROMPTS);
+    answers_free(again, PROMPTS);
+    answers_free(other, PROMPTS);
+    model_close(&model);
+}
+
+// P(chi-square of k degrees >= k + 2 sqrt(k x) + 2x) <= exp(-x) (Laurent and Massart 2000, lemma 1); x = 14: 1e-6.
+static double chi_square_bound(double degrees) {
+    return degrees + 2 * sqrt(degrees * 14) + 2 * 14;
+}
+
+typedef struct Choice {
+    double probability;
+    int32_t token;
+} Choice;
+static int by_probability(const void *a, const void *b) {
+    const Choice *x = a, *y = b;
+    return x->probability < y->probability ? 1 : x->probability > y->probability ? -1 : x->token - y->token;
+}
+
+// The definition: softmax at the temperature, the top_k likeliest, then the smallest set of those that holds top_p of
+// what is left, renormalised.
+static void definition(const double *logp, int32_t vocab, const GenerateOptions *options, double *probability) {
+    Choice choices[VOCAB_MAX];
+    double total = 0, held = 0;
+    for (int32_t v = 0; v < vocab; v++) choices[v] = (Choice){exp(logp[v] / options->temperature), v};
+    qsort(choices, (size_t)vocab, sizeof *choices, by_probability);
+    int32_t kept = options->top_k > 0 && options->top_k < vocab ? options->top_k : vocab, n = 0;
+    for (int32_t v = 0; v < kept; v++) total += choices[v].probability;
+    while (n < kept && held < options->top_p * total) held += choices[n++].probability;
+    for (int32_t v = 0; v < vocab; v++) probability[choices[v].token] = v < n ? choices[v].probability / held : 0;
+}
+
+static void test_frequencies(void **state) {
+    (void)state;
+    enum { DRAWS = 6000, BIN_MIN = 8 };
+    static const struct {
+        double temperature, top_p;
+        int32_t top_k;
+    } settings[] = {{1, 1, 0},   {0.5, 1, 0},    {1.5, 1, 0},  {1, 1, 5},
+                    {1, 0.6, 0}, {0.7, 0.8, 20}, {1, 1e-9, 0}, {1, 1, 1}};
+    Model model;
+    fixture_open(&model, "model/llama3", "model/llama3/adapter_start", &(FixtureOptions){0});
+    const int32_t vocab = model.config.vocab;
+    static const int32_t tokens[] = {5, 17, 60, 9, 33};
+    double logp[VOCAB_MAX], probability[VOCAB_MAX];
+    next_logps(&model, tokens, 5, true, logp);
+    GeneratePrompt *same = ops_host(DRAWS * sizeof *same);
+    GenerateAnswer *answers = ops_host(DRAWS * sizeof *answers);
+    for (uint32_t i = 0; i < DRAWS; i++) same[i] = (GeneratePrompt){tokens, 5, i};
+    for (size_t k = 0; k < sizeof settings / sizeof *settings; k++) {
+        const GenerateOptions options = {.adapters = true,
+                                         .temperature = settings[k].temperature,
+                                         .top_p = settings[k].top_p,
+                                         .top_k = settings[k].top_k,
+                                         .max_tokens = 1,
+                                         .seed = 77 + k,
+                                         .eos = EOS_NONE};
+        CHECK(generate(&model, same, DRAWS, &options, answers));
+        definition(logp, vocab, &options, probability);
+        int count[VOCAB_MAX] = {0};
+        for (int i = 0; i < DRAWS; i++) {
+            assert_int_equal(answers[i].length, 1);
+            assert_in_range(answers[i].tokens[0], 0, vocab - 1);
+            count[answers[i].tokens[0]]++;
+        }
+        answers_free(answers, DRAWS);
+        // Tokens too rare for a bin of their own share one.
+        double chi = 0, rare = 0, rare_count = 0;
+        int bins = 0;
+        for (int32_t v = 0; v < vocab; v++) {
+            const double expected = probability[v] * DRAWS;
+            if (expected == 0) assert_int_equal(count[v], 0);
+            if (expected < BIN_MIN) {
+                rare += expected;
+                rare_count += count[v];
+                continue;
+            }
+            chi += pow(count[v] - expected, 2) / expected;
+            bins++;
+        }
+        if (rare >= BIN_MIN) {
+            chi += pow(rare_count - rare, 2) / rare;
+            bins++;
+        }
+        if (!(chi <= chi_square_bound(bins - 1)))
+            fail_msg("setting %zu: chi-square %g over %d bins, bound %g", k, chi, bins, chi_square_bound(bins - 1));
+    }
+    free(same);
+    free(answers);
+    model_close(&model);
+}
+
+// What does not fit the model's positions is refused before anything runs.
+static void test_too_long(void **state) {
+    (void)state;
+    Model model;
+    fixture_open(&model, "model/bias", "model/bias/adapter_start", &(FixtureOptions){0});
+    const int32_t token = 5;
+    const GeneratePrompt prompt = {&token, 1, 0};
+    GenerateOptions options = {.greedy = true, .temperature = 1, .top_p = 1, .eos = EOS_NONE};
+    options.max_tokens = model.options.max_positions + 1;
+    GenerateAnswer answer = {0};
+    assert_int_equal(generate(&model, &prompt, 1, &options, &answer), STATUS_USAGE);
+    assert_non_null(strstr(error_text(), "do not fit"));
+    error_clear();
+    free(answer.tokens);
+    model_close(&model);
+}
+
+int main(int argc, char **argv) {
+    fixture_main(argc, argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_company),
+        cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_too_long),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    comm_close(&comm);
+    return failed;
+}
