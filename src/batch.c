@@ -194,7 +194,7 @@ static int64_t range_tokens(const BatchRow *rows, const int32_t *slot, int32_t c
 static int32_t micro_end(const BatchRow *rows, const int32_t *slot, int32_t begin, int32_t end,
                          const BatchOptions *options) {
     if (options->micro_batch_tokens == 0) return end;
-    int32_t fits = begin + 1, fails = end + 1; // tokens grow with every row, so the border can be searched
+    int32_t fits = begin + 1, fails = end + 1; // tokens grow with the rows but for a late split
     while (fails - fits > 1) {
         int32_t middle = fits + (fails - fits) / 2;
         if (range_tokens(rows, slot + begin, middle - begin, options->share) <= options->micro_batch_tokens)

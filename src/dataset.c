@@ -147,6 +147,7 @@ static Status add_row(Share *share, const JsonlFile *file, int64_t line, const J
 static Status add_line(Share *share, const JsonlFile *file, int64_t line, const Tokenizer *tokenizer,
                        const DatasetOptions *options) {
     JsonlRow source;
+    const int64_t chosen = share->row_count[0], tokens = share->token_count, dropped = share->counts.dropped;
     Status status = jsonl_row(file, line, &source);
     for (int which = 0; which < (source.paired ? 2 : 1) && status == STATUS_OK; which++)
         status = add_row(share, file, line, &source, which, source.weight, tokenizer, options);
@@ -155,6 +156,10 @@ static Status add_line(Share *share, const JsonlFile *file, int64_t line, const 
     if (share->counts.bad++ == 0)
         snprintf(share->counts.first_bad, sizeof share->counts.first_bad, "%.255s", error_text());
     error_clear();
+    // The chosen row of a pair goes with a bad rejected one.
+    share->row_count[0] = chosen;
+    share->token_count = tokens;
+    share->counts.dropped = dropped;
     return STATUS_OK;
 }
 

@@ -142,6 +142,8 @@ static Status decode(Decoder *d, int32_t active) {
             if (sequence.next == options->eos) continue;
             GenerateAnswer *answer = &d->answers[sequence.answer];
             answer->tokens[answer->length++] = sequence.next;
+            if (sequence.start + step + 1 == d->model->options.max_positions)
+                continue; // no position is left to run it at
             d->sequences[left++] = sequence;
         }
         active = left;
@@ -152,10 +154,9 @@ static Status decode(Decoder *d, int32_t active) {
 Status generate(Model *model, const GeneratePrompt *prompts, int32_t count, const GenerateOptions *options,
                 GenerateAnswer *answers) {
     for (int32_t i = 0; i < count; i++) {
-        if (prompts[i].length - 1 + options->max_tokens > model->options.max_positions)
-            return error_set(STATUS_USAGE,
-                             "a prompt of %d tokens and --max-tokens %d do not fit the model's %d positions",
-                             prompts[i].length, options->max_tokens, model->options.max_positions);
+        if (prompts[i].length > model->options.max_positions)
+            return error_set(STATUS_USAGE, "a prompt of %d tokens does not fit the model's %d positions",
+                             prompts[i].length, model->options.max_positions);
         answers[i] = (GenerateAnswer){0};
         TRY(MEMORY_ALLOC(answers[i].tokens, options->max_tokens, "an answer"));
     }

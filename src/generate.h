@@ -7,7 +7,7 @@ typedef struct GenerateOptions {
     bool greedy;
     double temperature, top_p; // top_p 1: off
     int32_t top_k;             // 0: off
-    int32_t max_tokens;
+    int32_t max_tokens;        // an answer also ends where the model's positions do
     uint64_t seed;
     int32_t eos; // ends an answer
 } GenerateOptions;
@@ -24,6 +24,6 @@ typedef struct GenerateAnswer {
 } GenerateAnswer;
 
 // Logits are divided by the temperature, cut to top_k, then to the smallest set that holds top_p (transformers' order).
-// STATUS_USAGE when a prompt and max_tokens do not fit the model's positions.
+// STATUS_USAGE when a prompt does not fit the model's positions.
 Status generate(Model *model, const GeneratePrompt *prompts, int32_t count, const GenerateOptions *options,
                 GenerateAnswer *answers);

@@ -136,7 +136,7 @@ def make_tokenizer(grammar, folder):
                       "special": True} for i, text in enumerate(("<unk>", "<s>", "</s>"))}
     config = {"add_bos_token": True, "add_eos_token": False, "added_tokens_decoder": added, "bos_token": "<s>",
               "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False, "eos_token": "</s>",
-              "legacy": True, "model_max_length": 256, "pad_token": "</s>", "padding_side": "right",
+              "legacy": True, "model_max_length": 512, "pad_token": "</s>", "padding_side": "right",
               "sp_model_kwargs": {}, "tokenizer_class": "LlamaTokenizer", "unk_token": "<unk>",
               "use_default_system_prompt": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -181,7 +181,7 @@ def train_model(grammar, out, steps, batch=64, learning_rate=4e-3, warmup=100):
     rng = random.Random(SEED + 2)
     torch.manual_seed(SEED)
     config = LlamaConfig(vocab_size=VOCAB, hidden_size=128, intermediate_size=320, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-5,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, rms_norm_eps=1e-5,
                          bos_token_id=1, eos_token_id=EOS, pad_token_id=None, tie_word_embeddings=False)
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.02)
@@ -263,7 +263,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("configs/demo"))
     parser.add_argument("--stage", choices=("tokenizer", "rows", "model", "check"))
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1800)
     args = parser.parse_args()
     torch.set_num_threads(1)  # and the same sums in the same order everywhere
     grammar = Grammar(args.out / "grammar.txt")

@@ -14,7 +14,8 @@ typedef struct FixtureOptions {
     bool recompute;
 } FixtureOptions;
 
-// `folder` and `adapter` are relative to tests/golden. The adapter's weights are loaded.
+// `folder` and `adapter` are relative to tests/golden. The adapter's weights are loaded. One thread: models this small
+// gain nothing from more, and the op tests compare thread counts.
 static inline void fixture_open(Model *model, const char *folder, const char *adapter, const FixtureOptions *options) {
     char path[1024];
     PeftConfig peft;

@@ -427,6 +427,16 @@ static void test_bad_rows(void **state) {
     expect_row(&d, 0, "One", "One a</s>", 1, 1, 1);
     expect_row(&d, 1, "Four", "Four d</s>", 0, 1, 5);
     dataset_close(&d);
+    // A pair of which one answer is bad gives no row at all.
+    open_rows(&d,
+              "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"chosen\": [{\"role\": \"assistant\", "
+              "\"content\": \"b\"}], \"rejected\": [{\"role\": \"nobody\", \"content\": \"c\"}]}\n" LINE("Four", " d",
+                                                                                                         "false"),
+              &options);
+    assert_int_equal(d.count, 1);
+    assert_int_equal(d.counts.bad, 1);
+    expect_row(&d, 0, "Four", "Four d</s>", 0, 1, 2);
+    dataset_close(&d);
     write_file(LINE("One", "", "true"));
     assert_int_equal(dataset_open(&d, path, tokenizer, &options, &comm), STATUS_DATA);
     assert_non_null(strstr(error_text(), "no usable row"));

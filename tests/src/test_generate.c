@@ -182,9 +182,35 @@ static void definition(const double *logp, int32_t vocab, const GenerateOptions 
     for (int32_t v = 0; v < vocab; v++) probability[choices[v].token] = v < n ? choices[v].probability / held : 0;
 }
 
+// Counts of `draws` independent draws against their probabilities; what has none must not come up. Tokens too rare for
+// a bin of their own share one.
+static void expect_frequencies(const char *what, const int *count, const double *probability, int32_t vocab,
+                               int draws) {
+    enum { BIN_MIN = 8 };
+    double chi = 0, rare = 0, rare_count = 0;
+    int bins = 0;
+    for (int32_t v = 0; v < vocab; v++) {
+        const double expected = probability[v] * draws;
+        if (expected == 0) assert_int_equal(count[v], 0);
+        if (expected < BIN_MIN) {
+            rare += expected;
+            rare_count += count[v];
+            continue;
+        }
+        chi += pow(count[v] - expected, 2) / expected;
+        bins++;
+    }
+    if (rare >= BIN_MIN) {
+        chi += pow(rare_count - rare, 2) / rare;
+        bins++;
+    }
+    if (!(chi <= chi_square_bound(bins - 1)))
+        fail_msg("%s: chi-square %g over %d bins, bound %g", what, chi, bins, chi_square_bound(bins - 1));
+}
+
 static void test_frequencies(void **state) {
     (void)state;
-    enum { DRAWS = 6000, BIN_MIN = 8 };
+    enum { DRAWS = 6000, TOKENS_MAX = 2 };
     static const struct {
         double temperature, top_p;
         int32_t top_k;
@@ -204,38 +230,35 @@ static void test_frequencies(void **state) {
                                          .temperature = settings[k].temperature,
                                          .top_p = settings[k].top_p,
                                          .top_k = settings[k].top_k,
-                                         .max_tokens = 1,
+                                         .max_tokens = TOKENS_MAX,
                                          .seed = 77 + k,
                                          .eos = EOS_NONE};
         CHECK(generate(&model, same, DRAWS, &options, answers));
         definition(logp, vocab, &options, probability);
-        int count[VOCAB_MAX] = {0};
+        int count[VOCAB_MAX] = {0}, most = 0;
         for (int i = 0; i < DRAWS; i++) {
-            assert_int_equal(answers[i].length, 1);
+            assert_int_equal(answers[i].length, TOKENS_MAX);
             assert_in_range(answers[i].tokens[0], 0, vocab - 1);
+            assert_in_range(answers[i].tokens[1], 0, vocab - 1);
             count[answers[i].tokens[0]]++;
         }
+        char what[64];
+        snprintf(what, sizeof what, "setting %zu", k);
+        expect_frequencies(what, count, probability, vocab, DRAWS);
+        // After the commonest first token, the second follows its own distribution: draws of one answer are
+        // independent.
+        for (int32_t v = 0; v < vocab; v++)
+            if (count[v] > count[most]) most = v;
+        int second[VOCAB_MAX] = {0};
+        for (int i = 0; i < DRAWS; i++)
+            if (answers[i].tokens[0] == most) second[answers[i].tokens[1]]++;
+        int32_t longer[] = {5, 17, 60, 9, 33, most};
+        double after[VOCAB_MAX];
+        next_logps(&model, longer, 6, true, after);
+        definition(after, vocab, &options, probability);
+        snprintf(what, sizeof what, "setting %zu, second token", k);
+        expect_frequencies(what, second, probability, vocab, count[most]);
         answers_free(answers, DRAWS);
-        // Tokens too rare for a bin of their own share one.
-        double chi = 0, rare = 0, rare_count = 0;
-        int bins = 0;
-        for (int32_t v = 0; v < vocab; v++) {
-            const double expected = probability[v] * DRAWS;
-            if (expected == 0) assert_int_equal(count[v], 0);
-            if (expected < BIN_MIN) {
-                rare += expected;
-                rare_count += count[v];
-                continue;
-            }
-            chi += pow(count[v] - expected, 2) / expected;
-            bins++;
-        }
-        if (rare >= BIN_MIN) {
-            chi += pow(rare_count - rare, 2) / rare;
-            bins++;
-        }
-        if (!(chi <= chi_square_bound(bins - 1)))
-            fail_msg("setting %zu: chi-square %g over %d bins, bound %g", k, chi, bins, chi_square_bound(bins - 1));
     }
     free(same);
     free(answers);

@@ -326,9 +326,9 @@ enum { BATCH = 9, SYMBOLS = 90 };
 static RowSet set;
 static double coefficient[ROWS_MAX];
 
-static void make_rows(uint32_t seed) {
+static void make_rows(uint32_t seed, int32_t prompt_max) {
     Rng rng = rng_make(seed, 0, 0);
-    random_rows(&set, &rng, BATCH, SYMBOLS, 30, true);
+    random_rows(&set, &rng, BATCH, SYMBOLS, prompt_max, true);
     for (int i = 0; i < BATCH; i++) coefficient[i] = 2 * rng_uniform(&rng) - 1;
 }
 
@@ -346,7 +346,7 @@ static void test_packing(void **state) {
     (void)state;
     for (int dropout = 0; dropout < 2; dropout++)
         for (uint32_t seed = 1; seed <= 4; seed++) {
-            make_rows(seed);
+            make_rows(seed, seed == 4 ? 1 : 30); // at last prompts of one token: no prefix at all
             Result *want = NULL;
             for (int recompute = 0; recompute < 2; recompute++) {
                 Model model;
@@ -387,7 +387,7 @@ static void test_dropout_key(void **state) {
     (void)state;
     Model model;
     fixture_open(&model, "tiny-model", "b/adapter_start", &(FixtureOptions){.dropout = 0.25});
-    make_rows(7);
+    make_rows(7, 30);
     Pass pass = {.adapters = true, .keep = true, .dropout = true, .dropout_key = 1};
     Result *a = run_rows(&model, set.rows, BATCH, coefficient, ROLES_ALL, true, 0, &pass);
     Result *again = run_rows(&model, set.rows, BATCH, coefficient, ROLES_ALL, true, 0, &pass);
@@ -403,6 +403,42 @@ static void test_dropout_key(void **state) {
     model_close(&model);
 }
 
+// y tokens drop by their row, so equal rows differ; y' tokens have no dropout of their own but see their prefix's.
+static void test_dropout_owners(void **state) {
+    (void)state;
+    Model model;
+    fixture_open(&model, "tiny-model", "b/adapter_start", &(FixtureOptions){.dropout = 0.25});
+    static const int32_t prompt[] = {1, 40, 41, 42, 43, 44, 45, 46, 47, 48}, answer[] = {50, 51, 52, 53, 54, 55};
+    static const int32_t owner[10] = {0}, no_owner[10] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    const double ones[2] = {1, 1};
+    for (int32_t length = 1; length <= 10; length += 9) {
+        BatchRow rows[2];
+        for (int32_t i = 0; i < 2; i++)
+            rows[i] = (BatchRow){.row = i,
+                                 .prompt = prompt,
+                                 .owner = owner,
+                                 .prompt_length = length,
+                                 .completion_count = 2,
+                                 .completion = {{answer, 6, ROLE_POLICY}, {answer, 6, ROLE_KL}}};
+        const Pass pass = {.adapters = true, .dropout = true, .dropout_key = 9}, without = {.adapters = true};
+        Result *with = run_rows(&model, rows, 2, ones, ROLES_ALL, true, 0, &pass);
+        Result *none = run_rows(&model, rows, 2, ones, ROLES_ALL, true, 0, &without);
+        const double far = 100 * parity(none->logp[0][0]);
+        assert_true(fabs(with->logp[0][0] - with->logp[1][0]) > far);
+        assert_true(fabs(with->logp[0][0] - none->logp[0][0]) > far);
+        assert_true(fabs(with->logp[0][1] - with->logp[1][1]) <= parity(with->logp[1][1]));
+        if (length == 1) // no prefix, no dropout
+            assert_true(fabs(with->logp[0][1] - none->logp[0][1]) <= parity(none->logp[0][1]));
+        else
+            assert_true(fabs(with->logp[0][1] - none->logp[0][1]) > far);
+        rows[0].owner = rows[1].owner = no_owner;
+        Result *bare = run_rows(&model, rows, 2, ones, ROLES_ALL, true, 0, &pass);
+        assert_true(fabs(bare->logp[0][1] - none->logp[0][1]) <= parity(none->logp[0][1]));
+        result_free(with), result_free(none), result_free(bare);
+    }
+    model_close(&model);
+}
+
 // B = 0: the policy is the reference, bit for bit, whatever else the pass does (rewards are then exactly 0).
 static void test_zero_adapter(void **state) {
     (void)state;
@@ -411,7 +447,7 @@ static void test_zero_adapter(void **state) {
         fixture_open(&model, "tiny-model", "b/adapter_start", &(FixtureOptions){.dtype = dtype, .dropout = 0.1});
         CHECK(model_init_adapter(&model, 5));
         for (uint32_t seed = 1; seed <= 5; seed++) {
-            make_rows(seed);
+            make_rows(seed, 30);
             for (int32_t group = 0; group < 3; group++) {
                 const Pass on = {.adapters = true, .keep = true, .dropout = true, .dropout_key = 3};
                 const Pass off = {.adapters = false};
@@ -433,7 +469,7 @@ static void test_repeat(void **state) {
         Model model;
         fixture_open(&model, "tiny-model", "b/adapter_start", &(FixtureOptions){.dtype = dtype});
         const Pass pass = {.adapters = true, .keep = true};
-        make_rows(11);
+        make_rows(11, 30);
         Result *a = run_rows(&model, set.rows, 3, coefficient, ROLES_ALL, true, 0, &pass);
         result_free(run_rows(&model, set.rows, BATCH, coefficient, ROLES_ALL, false, 0, &pass));
         Result *b = run_rows(&model, set.rows, 3, coefficient, ROLES_ALL, true, 0, &pass);
@@ -479,9 +515,9 @@ static void test_init(void **state) {
 int main(int argc, char **argv) {
     fixture_main(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_transformers), cmocka_unit_test(test_differences), cmocka_unit_test(test_packing),
-        cmocka_unit_test(test_dropout_key),  cmocka_unit_test(test_repeat),      cmocka_unit_test(test_zero_adapter),
-        cmocka_unit_test(test_init),
+        cmocka_unit_test(test_transformers), cmocka_unit_test(test_differences),    cmocka_unit_test(test_packing),
+        cmocka_unit_test(test_dropout_key),  cmocka_unit_test(test_dropout_owners), cmocka_unit_test(test_repeat),
+        cmocka_unit_test(test_zero_adapter), cmocka_unit_test(test_init),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_close(&comm);
