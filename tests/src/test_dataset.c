@@ -1,5 +1,5 @@
 // Rows of a file as tokens, their order, batches, pairing, cuts and dropout owners, each against its definition written
-// out in full (docs: the order is read, tokenise, drop, order, cut into batches, pair, cut completions).
+// out in full. The steps in order: read, tokenise, drop, order, cut into batches, pair, cut the completions.
 #include "src/dataset.h"
 #include "tests/kernels/ops.h" // CHECK
 

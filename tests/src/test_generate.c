@@ -78,8 +78,8 @@ static void test_greedy(void **state) {
                                        .eos = EOS_NONE};
             GenerateAnswer answers[PROMPTS];
             CHECK(generate(&model, prompts, PROMPTS, &options, answers));
-            for (int32_t i = 0; i < PROMPTS; i += 9) { // 0, 63 (the last of the first group), ... one token a prompt
-                const int32_t at = i + (i / 9) % 3;    // and longer ones
+            for (int32_t i = 0; i < PROMPTS; i += 9) {
+                const int32_t at = i + (i / 9) % 3; // prompts of one token and longer ones, from both groups of 64
                 int32_t tokens[LENGTH_MAX + TOKENS], length = prompts[at].length;
                 memcpy(tokens, prompts[at].tokens, sizeof(int32_t) * (size_t)length);
                 assert_int_equal(answers[at].length, TOKENS);
