@@ -1,5 +1,6 @@
 // config.json: what is read from the layouts of transformers 4 and 5, the defaults, and what is refused and how.
 #include "io/model_config.h"
+#include "tests/io/temporary_folder.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,9 +18,7 @@
 #define LLAMA "{\"model_type\": \"llama\", " SIZES
 
 static int enter_folder(void **state) {
-    (void)state;
-    char folder[] = "/tmp/kto-test-XXXXXX";
-    return mkdtemp(folder) == NULL || chdir(folder) != 0 || mkdir("m", 0777) != 0;
+    return enter_temporary_folder(state) != 0 || mkdir("m", 0777) != 0;
 }
 
 static Status read_text(const char *text, ModelConfig *out) {
@@ -162,5 +161,5 @@ int main(void) {
         cmocka_unit_test(defaults), cmocka_unit_test(transformers_4), cmocka_unit_test(transformers_5),
         cmocka_unit_test(refusals), cmocka_unit_test(folders),
     };
-    return cmocka_run_group_tests(tests, enter_folder, NULL);
+    return cmocka_run_group_tests(tests, enter_folder, remove_temporary_folder);
 }

@@ -1,6 +1,7 @@
 // PEFT folders: what is written is read back, what PEFT 0.21 writes is read, and anything but plain LoRA is refused.
 #include "io/peft.h"
 #include "io/safetensors.h"
+#include "tests/io/temporary_folder.h"
 
 #include <jansson.h>
 #include <setjmp.h>
@@ -14,9 +15,7 @@
 #include <unistd.h>
 
 static int enter_folder(void **state) {
-    (void)state;
-    char folder[] = "/tmp/kto-test-XXXXXX";
-    return mkdtemp(folder) == NULL || chdir(folder) != 0 || mkdir("d", 0777) != 0;
+    return enter_temporary_folder(state) != 0 || mkdir("d", 0777) != 0;
 }
 
 static void put_text(const char *path, const char *text) {
@@ -196,5 +195,5 @@ int main(void) {
         cmocka_unit_test(round_trip), cmocka_unit_test(tensors_that_differ), cmocka_unit_test(written_by_peft),
         cmocka_unit_test(refusals),   cmocka_unit_test(bf16_tensors),
     };
-    return cmocka_run_group_tests(tests, enter_folder, NULL);
+    return cmocka_run_group_tests(tests, enter_folder, remove_temporary_folder);
 }

@@ -2,6 +2,7 @@
 // with its own message, and conversions agree with the definition of the number formats.
 #include "io/safetensors.h"
 #include "src/base/rng.h"
+#include "tests/io/temporary_folder.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -14,12 +15,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static int enter_folder(void **state) {
-    (void)state;
-    char folder[] = "/tmp/kto-test-XXXXXX";
-    return mkdtemp(folder) == NULL || chdir(folder) != 0;
-}
 
 // Writes length, header and data_bytes of data; the length is the header's unless `lie` is given.
 static void put_file(const char *path, const char *header, uint64_t lie, const void *data, size_t data_bytes) {
@@ -384,5 +379,5 @@ int main(void) {
         cmocka_unit_test(shards),        cmocka_unit_test(from_half),
         cmocka_unit_test(bf16_rounding), cmocka_unit_test(written_file),
     };
-    return cmocka_run_group_tests(tests, enter_folder, NULL);
+    return cmocka_run_group_tests(tests, enter_temporary_folder, remove_temporary_folder);
 }
