@@ -4,49 +4,20 @@
 #include "io/files.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
-#include "src/base/memory.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
-// Multiply-adds of the linear layers and the LM head that a step needs, as docs/speed.md counts them, times two.
+// Operations of the matrix products that these tokens need, as docs/speed.md counts them.
 static double step_flops(const ModelConfig *c, TokenCount tokens) {
-    const double attention = 2.0 * c->hidden * c->head_dim * c->heads, kv = 2.0 * c->hidden * c->head_dim * c->kv_heads;
-    const double rest = attention + 3.0 * c->hidden * c->intermediate, head = (double)c->hidden * c->vocab;
-    const double all = (double)(tokens.prefix + tokens.policy + tokens.kl),
-                 scored = (double)(tokens.policy + tokens.kl);
-    const double grad = (double)(tokens.prefix + tokens.policy), y = (double)tokens.policy;
-    const double forward = (c->layers - 1) * (rest + kv) * all + kv * all + (rest + head) * scored;
-    const double backward = (c->layers - 1) * (rest + kv) * grad + kv * grad + (rest + head) * y;
+    const double q = (double)c->hidden * c->head_dim * c->heads, kv = 2.0 * c->hidden * c->head_dim * c->kv_heads;
+    const double rest = q + 3.0 * c->hidden * c->intermediate; // o and MLP
+    const double layer = q + kv + rest, head = (double)c->hidden * c->vocab, inner = c->layers - 1;
+    const double scored = (double)(tokens.policy + tokens.kl), y = (double)tokens.policy;
+    const double all = (double)tokens.prefix + scored, grad = (double)(tokens.prefix + tokens.policy);
+    const double forward = inner * layer * all + kv * all + (q + rest + head) * scored;
+    // Nothing flows into the first layer's q, k and v.
+    const double backward = (inner > 0 ? (inner - 1) * layer + rest : 0) * grad + kv * grad + (q + rest + head) * y;
     return 2 * (forward + backward);
-}
-
-// The largest micro-batch of any rank over all batches, by tokens.
-static Status largest_micro_batch(const Run *run, TokenCount *most) {
-    const Dataset *dataset = &run->train;
-    BatchRow *rows = NULL;
-    BatchPlan plan = {0};
-    TRY(MEMORY_ALLOC(rows, dataset->batch_size, "a batch"));
-    Status status = STATUS_OK;
-    for (int32_t batch = 0; batch < dataset->batch_count && status == STATUS_OK; batch++) {
-        dataset_batch(dataset, batch, rows);
-        for (int32_t rank = 0; rank < run->comm->size && status == STATUS_OK; rank++) {
-            const BatchOptions options = {.rank = rank,
-                                          .ranks = run->comm->size,
-                                          .micro_batch_tokens = run->step.micro_batch_tokens,
-                                          .share = run->step.share_prefixes};
-            status = batch_plan(rows, dataset_batch_rows(dataset, batch), &options, &plan);
-            for (int32_t i = 0; i < plan.micro_count && status == STATUS_OK; i++) {
-                const TokenCount tokens =
-                    batch_count(rows, plan.slot + plan.micro_first[i], plan.micro_first[i + 1] - plan.micro_first[i],
-                                ROLES_ALL, options.share);
-                if (tokens.prefix + tokens.policy + tokens.kl > most->prefix + most->policy + most->kl) *most = tokens;
-            }
-        }
-    }
-    batch_plan_free(&plan);
-    free(rows);
-    return status;
 }
 
 Status command_check(Comm *comm, int argc, char **argv) {
@@ -62,16 +33,14 @@ Status command_check(Comm *comm, int argc, char **argv) {
         const DType dtype = run.config.model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32;
         const ModelOptions options = {
             .device.dtype = dtype, .lora_r = (int32_t)run.config.lora.r, .recompute = run.config.train.recompute == 1};
-        TokenCount most = {0};
-        status = largest_micro_batch(&run, &most);
-        const int64_t keep = most.prefix + most.policy, all = keep + most.kl;
+        LayoutSize size = {0};
+        status = run_measure_layout(&run, &run.train, 0, comm->size, &size);
         log_info("%-8s %lld steps of %d rows", "run", (long long)run_total_steps(&run), run.train.batch_size);
-        log_info(
-            "%-8s weights %.0f MiB a node, activations up to %.0f MiB a rank (%lld tokens in its largest micro-batch)",
-            "memory", (double)model_weight_bytes(&c, dtype) / 0x1p20,
-            (double)model_activation_bytes(&c, &options, keep, all) / 0x1p20, (long long)all);
-        log_info("%-8s %.3g TFLOP a step at most, over %d rank%s", "cost", comm->size * step_flops(&c, most) / 1e12,
-                 comm->size, comm->size == 1 ? "" : "s");
+        log_info("%-8s weights %.0f MiB a node, activations %.0f MiB a rank (%lld tokens in the largest micro-batch)",
+                 "memory", (double)model_weight_bytes(&c, dtype) / 0x1p20,
+                 (double)model_activation_bytes(&c, &options, size.keep, size.all) / 0x1p20, (long long)size.all);
+        log_info("%-8s %.3g TFLOP a step, over %d rank%s (matrix products, docs/speed.md)", "cost",
+                 step_flops(&c, size.total) / run.train.batch_count / 1e12, comm->size, comm->size == 1 ? "" : "s");
     }
     run_close(&run);
     return comm_agree(comm, status);

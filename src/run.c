@@ -102,6 +102,45 @@ static Status choose_micro_batch_tokens(Run *run) {
     return STATUS_OK;
 }
 
+Status run_measure_layout(const Run *run, const Dataset *dataset, int first_rank, int end_rank, LayoutSize *size) {
+    BatchRow *rows = NULL;
+    BatchPlan plan = {0};
+    TRY(MEMORY_ALLOC(rows, dataset->batch_size, "a batch"));
+    BatchOptions options = {.ranks = run->comm->size,
+                            .micro_batch_tokens = run->step.micro_batch_tokens,
+                            .share = run->step.share_prefixes};
+    Status status = STATUS_OK;
+    for (int32_t batch = 0; batch < dataset->batch_count && status == STATUS_OK; batch++) {
+        dataset_batch(dataset, batch, rows);
+        for (options.rank = first_rank; options.rank < end_rank && status == STATUS_OK; options.rank++) {
+            status = batch_plan(rows, dataset_batch_rows(dataset, batch), &options, &plan);
+            for (int32_t i = 0; i < plan.micro_count && status == STATUS_OK; i++) {
+                const int32_t *slot = plan.slot + plan.micro_first[i];
+                const TokenCount tokens =
+                    batch_count(rows, slot, plan.micro_first[i + 1] - plan.micro_first[i], ROLES_ALL, options.share);
+                const int64_t keep = tokens.prefix + tokens.policy, all = keep + tokens.kl;
+                size->keep = keep > size->keep ? keep : size->keep;
+                size->all = all > size->all ? all : size->all;
+                size->total.prefix += tokens.prefix;
+                size->total.policy += tokens.policy;
+                size->total.kl += tokens.kl;
+            }
+        }
+    }
+    batch_plan_free(&plan);
+    free(rows);
+    return status;
+}
+
+// Room for the largest micro-batches, so that no step allocates.
+static Status reserve_activations(Run *run) {
+    const int rank = run->comm->rank;
+    LayoutSize train = {0}, eval = {0};
+    TRY(run_measure_layout(run, &run->train, rank, rank + 1, &train));
+    if (run->eval.count > 0) TRY(run_measure_layout(run, &run->eval, rank, rank + 1, &eval));
+    return model_reserve(&run->model, train.keep, train.all > eval.all ? train.all : eval.all);
+}
+
 static Status open_step(Run *run) {
     Config *config = &run->config;
     const DatasetCounts *counts = &run->train.counts;
@@ -121,7 +160,8 @@ static Status open_step(Run *run) {
     run->step.micro_batch_tokens = config->train.micro_batch_tokens;
     run->has_step = true;
     TRY(step_open(&run->step, (int32_t)config->train.global_batch_size));
-    return run->step.micro_batch_tokens == 0 ? choose_micro_batch_tokens(run) : STATUS_OK;
+    if (run->step.micro_batch_tokens == 0) TRY(choose_micro_batch_tokens(run));
+    return reserve_activations(run);
 }
 
 static Status open_tokenizer(Run *run, int32_t *vocab) {
@@ -309,7 +349,7 @@ void run_describe(const Run *run) {
     log_info("%-8s %s; %d rank%s, %d thread%s each", "device", info.name, run->comm->size,
              run->comm->size == 1 ? "" : "s", info.threads, info.threads == 1 ? "" : "s");
     if (info.note[0] != '\0') log_info("%-8s %s", "", info.note);
-    log_info("%-8s weights %.0f MiB, adapters %.1f MiB, activations at most %.0f MiB a rank (micro_batch_tokens %lld)",
+    log_info("%-8s weights %.0f MiB, adapters %.1f MiB, activations %.0f MiB on this rank (micro_batch_tokens %lld)",
              "memory", (double)model->memory.weights / 0x1p20, (double)model->memory.adapters / 0x1p20,
              (double)model->memory.activations / 0x1p20, (long long)run->step.micro_batch_tokens);
     int online = (int)sysconf(_SC_NPROCESSORS_ONLN), used = info.threads * run->comm->node_size;

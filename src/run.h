@@ -26,6 +26,14 @@ void run_close(Run *run);
 
 // Steps of the whole run: train.max_steps, or train.num_train_epochs (rounded up).
 int64_t run_total_steps(const Run *run);
+// What some ranks will lay out of all of a data set's batches.
+typedef struct LayoutSize {
+    int64_t keep, all; // most tokens of a micro-batch: in the first two regions, in all three
+    TokenCount total;  // tokens of all batches (prefixes of a two-pass plan once)
+} LayoutSize;
+
+// Adds what ranks [first_rank, end_rank) lay out of `dataset` to *size.
+Status run_measure_layout(const Run *run, const Dataset *dataset, int first_rank, int end_rank, LayoutSize *size);
 // Sets the model's adapters to lora.init, or to a fresh adapter.
 Status run_first_adapter(Run *run);
 // Fills the model's adapter vector from a PEFT folder written for the same layers.

@@ -1,6 +1,7 @@
 // Random numbers: Philox against the known answers of Random123, bounded numbers without bias, shuffles that are
 // permutations.
 #include "src/base/rng.h"
+#include "tests/base/chi_square.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -56,11 +57,6 @@ static void test_uniform(void **state) {
     }
     // The mean's standard deviation is sqrt(1/12/DRAWS); six of them is one chance in 5e8.
     assert_true(fabs(sum / DRAWS - 0.5) <= 6 * sqrt(1.0 / 12 / DRAWS));
-}
-
-// P(chi-square of k degrees >= k + 2 sqrt(k x) + 2x) <= exp(-x) (Laurent and Massart 2000, lemma 1); x = 14: 1e-6.
-static double chi_square_bound(double degrees) {
-    return degrees + 2 * sqrt(degrees * 14) + 2 * 14;
 }
 
 static void test_below(void **state) {

@@ -12,6 +12,7 @@ typedef struct FixtureOptions {
     DType dtype;
     double dropout;
     bool recompute;
+    int32_t max_positions; // 0: the model's
 } FixtureOptions;
 
 // `folder` and `adapter` are relative to tests/golden. The adapter's weights are loaded. One thread: models this small
@@ -30,7 +31,8 @@ static inline void fixture_open(Model *model, const char *folder, const char *ad
                                   .lora_alpha = peft.alpha,
                                   .lora_dropout = options->dropout,
                                   .recompute = options->recompute,
-                                  .max_positions = config.max_position};
+                                  .max_positions =
+                                      options->max_positions > 0 ? options->max_positions : config.max_position};
     memcpy(model_options.lora_target, peft.target, sizeof peft.target);
     CHECK(model_open(model, path, &model_options, &comm));
     float *host = ops_host((size_t)model->adapter_count * sizeof *host);

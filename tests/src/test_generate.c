@@ -1,6 +1,7 @@
 // Sampling against full forward passes: greedy answers are the argmax of every step, sampled ones follow the softmax
 // cut by top_k and top_p, and nobody's answer depends on who else is decoded.
 #include "src/generate.h"
+#include "tests/base/chi_square.h"
 #include "tests/src/model_fixture.h"
 
 enum { EOS_NONE = -1, VOCAB_MAX = 512, LENGTH_MAX = 40, PROMPTS = 70, TOKENS = 12 };
@@ -155,11 +156,6 @@ static void test_company(void **state) {
     model_close(&model);
 }
 
-// P(chi-square of k degrees >= k + 2 sqrt(k x) + 2x) <= exp(-x) (Laurent and Massart 2000, lemma 1); x = 14: 1e-6.
-static double chi_square_bound(double degrees) {
-    return degrees + 2 * sqrt(degrees * 14) + 2 * 14;
-}
-
 typedef struct Choice {
     double probability;
     int32_t token;
@@ -265,21 +261,37 @@ static void test_frequencies(void **state) {
     model_close(&model);
 }
 
-// What does not fit the model's positions is refused before anything runs.
-static void test_too_long(void **state) {
+// An answer ends where the model's positions do, and up to there is what it would have been. A prompt that does not fit
+// is refused.
+static void test_positions(void **state) {
     (void)state;
-    Model model;
-    fixture_open(&model, "model/bias", "model/bias/adapter_start", &(FixtureOptions){0});
-    const int32_t token = 5;
-    const GeneratePrompt prompt = {&token, 1, 0};
-    GenerateOptions options = {.greedy = true, .temperature = 1, .top_p = 1, .eos = EOS_NONE};
-    options.max_tokens = model.options.max_positions + 1;
+    enum { POSITIONS = 20, N = 4, LONG = 30 };
+    Model model, roomy;
+    fixture_open(&roomy, "model/bias", "model/bias/adapter_start", &(FixtureOptions){0});
+    fixture_open(&model, "model/bias", "model/bias/adapter_start", &(FixtureOptions){.max_positions = POSITIONS});
+    int32_t tokens[POSITIONS + 1];
+    for (int32_t t = 0; t <= POSITIONS; t++) tokens[t] = 5 + t;
+    const GeneratePrompt several[N] = {
+        {tokens, 1, 0}, {tokens, 12, 1}, {tokens, POSITIONS - 1, 2}, {tokens, POSITIONS, 3}};
+    const GenerateOptions options = {
+        .adapters = true, .temperature = 1, .top_p = 1, .max_tokens = LONG, .seed = 8, .eos = EOS_NONE};
+    GenerateAnswer answers[N], free_of_limit[N];
+    CHECK(generate(&model, several, N, &options, answers));
+    CHECK(generate(&roomy, several, N, &options, free_of_limit));
+    for (int32_t i = 0; i < N; i++) {
+        assert_int_equal(free_of_limit[i].length, LONG);
+        free_of_limit[i].length = POSITIONS - several[i].length + 1;
+        expect_same_answer("few positions", i, &answers[i], &free_of_limit[i]);
+    }
+    answers_free(answers, N);
+    answers_free(free_of_limit, N);
+    const GeneratePrompt too_long = {tokens, POSITIONS + 1, 0};
     GenerateAnswer answer = {0};
-    assert_int_equal(generate(&model, &prompt, 1, &options, &answer), STATUS_USAGE);
-    assert_non_null(strstr(error_text(), "do not fit"));
+    assert_int_equal(generate(&model, &too_long, 1, &options, &answer), STATUS_USAGE);
+    assert_non_null(strstr(error_text(), "does not fit"));
     error_clear();
-    free(answer.tokens);
     model_close(&model);
+    model_close(&roomy);
 }
 
 int main(int argc, char **argv) {
@@ -288,7 +300,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_company),
         cmocka_unit_test(test_frequencies),
-        cmocka_unit_test(test_too_long),
+        cmocka_unit_test(test_positions),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_close(&comm);
