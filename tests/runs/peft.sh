@@ -32,7 +32,7 @@ for line in open(work + "/ours.jsonl"):
     ids = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
                          max_new_tokens=24, eos_token_id=2, pad_token_id=2)[0, len(prompt):].tolist()
     ids = ids[:ids.index(2)] if 2 in ids else ids
-    theirs = decoder.decode([tokenizer.id_to_piece(i) for i in ids])
+    theirs = decoder.decode([tokenizer.id_to_piece(i) for i in ids if not tokenizer.is_control(i)])
     if theirs != row["completion"]:
         differences += 1
         print("peft:", repr(theirs), "\nkto: ", repr(row["completion"]))
