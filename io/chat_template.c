@@ -3,6 +3,7 @@
 // would render differently is never taken for a known template. Tokenising the text is src/dataset's.
 #include "io/chat_template.h"
 #include "io/files.h"
+#include "io/json_file.h"
 
 #include <jansson.h>
 #include <limits.h>
@@ -228,11 +229,8 @@ static Status find_in_folder(const char *dir, ChatTemplate *out) {
     if ((size_t)snprintf(path, sizeof path, "%s/tokenizer_config.json", dir) >= sizeof path)
         return error_set(STATUS_DATA, "%s: the path is too long", dir);
     if (!file_exists(path)) return STATUS_OK;
-    TRY(file_read(path, CONFIG_BYTES_MAX, &text, &bytes));
-    json_error_t error;
-    json_t *config = json_loadb(text, bytes, 0, &error);
-    free(text);
-    if (config == NULL) return error_set(STATUS_DATA, "%s:%d: broken JSON: %s", path, error.line, error.text);
+    json_t *config;
+    TRY(json_file_object(path, CONFIG_BYTES_MAX, &config));
     const json_t *value = json_object_get(config, "chat_template");
     const char *chat = config_template(config);
     Status status = STATUS_OK;

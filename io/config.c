@@ -76,7 +76,7 @@ static const Option OPTIONS[] = {
     {"data.skip_bad_rows", BOOL, AT(data.skip_bad_rows), "false", true, ANY, 0, 0, {0},
      "count and list bad rows instead of stopping"},
     {"data.reference_cache", STRING, AT(data.reference_cache), "", false, ANY, 0, 0, {0},
-     "file of reference log-probabilities; empty: in the run directory"},
+     "folder for the cache of reference log-probabilities; empty: the run directory"},
     {"data.share_prefixes", BOOL, AT(data.share_prefixes), "true", true, ANY, 0, 0, {0},
      "compute equal beginnings of prompts once"},
     {"lora.r", INT, AT(lora.r), "8", true, MIN_MAX, 1, 1024, {0},

@@ -4,14 +4,15 @@
 #include <stdint.h>
 
 // Columns, in file order; all float64 but step. Definitions are TRL 1.16's; units and descriptions stand in metrics.c.
-#define METRICS_COLUMNS(X)                                                                                             \
-    X(epoch)                                                                                                           \
-    X(time)                                                                                                            \
-    X(loss)                                                                                                            \
-    X(kl) X(grad_norm) X(learning_rate) X(entropy) X(num_tokens) X(rewards_chosen) X(rewards_rejected)                 \
-        X(rewards_margins) X(rewards_accuracies) X(logps_chosen) X(logps_rejected) X(logits_chosen) X(logits_rejected) \
-            X(rows) X(rows_chosen) X(scored_tokens) X(computed_tokens) X(step_seconds) X(reference_seconds)            \
-                X(comm_seconds) X(wait_seconds) X(tokens_per_second) X(skipped)
+// clang-format off
+#define METRICS_COLUMNS(X) \
+    X(epoch) X(time) X(loss) X(kl) X(grad_norm) \
+    X(learning_rate) X(entropy) X(num_tokens) \
+    X(rewards_chosen) X(rewards_rejected) X(rewards_margins) X(rewards_accuracies) \
+    X(logps_chosen) X(logps_rejected) X(logits_chosen) X(logits_rejected) \
+    X(rows) X(rows_chosen) X(scored_tokens) X(computed_tokens) \
+    X(step_seconds) X(reference_seconds) X(comm_seconds) X(wait_seconds) X(tokens_per_second) X(skipped)
+// clang-format on
 
 typedef struct MetricsRow {
     int64_t step; // 1-based, after the update

@@ -10,6 +10,7 @@
 // Reading the model file is io/sentencepiece.cc's; which text is tokenised how is src/dataset's.
 #include "io/tokenizer.h"
 #include "io/files.h"
+#include "io/json_file.h"
 #include "io/sentencepiece.h"
 #include "src/base/hash.h"
 #include "src/base/memory.h"
@@ -236,19 +237,7 @@ static Status read_json(const char *dir, const char *name, char path[PATH_MAX], 
     if ((size_t)snprintf(path, PATH_MAX, "%s/%s", dir, name) >= PATH_MAX)
         return error_set(STATUS_DATA, "%s: the path is too long", dir);
     if (!file_exists(path)) return STATUS_OK;
-    char *text;
-    size_t bytes;
-    TRY(file_read(path, CONFIG_BYTES_MAX, &text, &bytes));
-    json_error_t error;
-    *out = json_loadb(text, bytes, 0, &error);
-    free(text);
-    if (*out == NULL) return error_set(STATUS_DATA, "%s:%d: broken JSON: %s", path, error.line, error.text);
-    if (!json_is_object(*out)) {
-        json_decref(*out);
-        *out = NULL;
-        return error_set(STATUS_DATA, "%s: must hold a JSON object", path);
-    }
-    return STATUS_OK;
+    return json_file_object(path, CONFIG_BYTES_MAX, out);
 }
 
 // The text of a token given as "text" or {"content": "text"}; NULL if neither.

@@ -98,12 +98,7 @@ static Status add_row(Share *share, const JsonlFile *file, int64_t line, const J
     const uint32_t number = file->line_number[line];
     Status status = encode_pair(tokenizer, options->chat, &source->prompt, &source->completion[which], &share->prompt,
                                 &share->both);
-    if (status != STATUS_OK) {
-        char why[ERROR_TEXT_MAX / 2];
-        snprintf(why, sizeof why, "%s", error_text());
-        error_clear();
-        return error_set(status, "%s:%u: %s", file->path, number, why);
-    }
+    if (status != STATUS_OK) return error_at(status, file->path, number);
     const Ids *prompt = &share->prompt, *both = &share->both;
     int32_t p = 0;
     while (p < prompt->count && p < both->count && prompt->v[p] == both->v[p]) p++;

@@ -1,7 +1,6 @@
 // Opening what a command needs, and the summary that a person reads first.
 #include "src/run.h"
 
-#include "io/peft.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
 
@@ -220,19 +219,26 @@ int64_t run_total_steps(const Run *run) {
 
 // --- adapters -------------------------------------------------------------------------------------------------------
 
-Status run_read_adapter(Run *run, const char *folder) {
-    Model *model = &run->model;
-    float *host = NULL;
+Status run_peft_tensors(const Model *model, float *host, PeftTensor **out) {
     PeftTensor *tensors = NULL;
-    Status status = MEMORY_ALLOC(host, model->adapter_count, "an adapter");
-    if (status == STATUS_OK) status = MEMORY_ALLOC(tensors, model->tensor_count, "an adapter");
-    for (int32_t i = 0; i < model->tensor_count && status == STATUS_OK; i++) {
+    TRY(MEMORY_ALLOC(tensors, model->tensor_count, "an adapter"));
+    for (int32_t i = 0; i < model->tensor_count; i++) {
         const AdapterTensor *from = &model->tensors[i];
         snprintf(tensors[i].name, sizeof tensors[i].name, "base_model.model.%s", from->name);
         tensors[i].rows = from->rows;
         tensors[i].cols = from->cols;
         tensors[i].data = host + from->offset;
     }
+    *out = tensors;
+    return STATUS_OK;
+}
+
+Status run_read_adapter(Run *run, const char *folder) {
+    Model *model = &run->model;
+    float *host = NULL;
+    PeftTensor *tensors = NULL;
+    Status status = MEMORY_ALLOC(host, model->adapter_count, "an adapter");
+    if (status == STATUS_OK) status = run_peft_tensors(model, host, &tensors);
     if (status == STATUS_OK) status = peft_read_tensors(folder, tensors, model->tensor_count);
     if (status == STATUS_OK) status = model_set(model, model->adapter, host);
     if (status == STATUS_OK) status = model_adapter_changed(model);

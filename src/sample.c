@@ -35,11 +35,7 @@ static Status read_prompts(const Run *run, const JsonlFile *file, Asked *asked) 
         TRY(jsonl_prompt(file, i, &asked[i].prompt));
         Status status =
             dataset_encode_prompt(&asked[i].prompt, run->tokenizer, run->chat, &asked[i].ids, &asked[i].count);
-        if (status == STATUS_OK) continue;
-        char why[ERROR_TEXT_MAX / 2];
-        snprintf(why, sizeof why, "%s", error_text());
-        error_clear();
-        return error_set(status, "%s:%u: %s", file->path, file->line_number[i], why);
+        if (status != STATUS_OK) return error_at(status, file->path, file->line_number[i]);
     }
     return STATUS_OK;
 }

@@ -3,7 +3,6 @@
 
 #include "io/checkpoint.h"
 #include "io/files.h"
-#include "io/peft.h"
 #include "src/base/clock.h"
 #include "src/base/hash.h"
 #include "src/base/log.h"
@@ -99,16 +98,9 @@ static Status save_adapter(Training *t) {
     float *host = NULL;
     PeftTensor *tensors = NULL;
     Status status = MEMORY_ALLOC(host, model->adapter_count, "the adapter");
-    if (status == STATUS_OK) status = MEMORY_ALLOC(tensors, model->tensor_count, "the adapter");
+    if (status == STATUS_OK) status = run_peft_tensors(model, host, &tensors);
     if (status == STATUS_OK) status = model_get(model, model->adapter, host);
     if (status == STATUS_OK) {
-        for (int32_t i = 0; i < model->tensor_count; i++) {
-            const AdapterTensor *from = &model->tensors[i];
-            snprintf(tensors[i].name, sizeof tensors[i].name, "base_model.model.%s", from->name);
-            tensors[i].rows = from->rows;
-            tensors[i].cols = from->cols;
-            tensors[i].data = host + from->offset;
-        }
         PeftConfig peft = {.r = (int32_t)config->lora.r,
                            .alpha = config->lora.alpha,
                            .dropout = config->lora.dropout,

@@ -209,20 +209,17 @@ static void print_share(const char *name, int part_before, int count_before, int
            100 * sqrt(after * (1 - after) / count_after));
 }
 
-static const char *verdict_note(Verdict verdict) {
-    return verdict == MALFORMED ? "  (malformed)" : "";
-}
-
-// Every n-th title, so that several kinds of it are seen.
+// The titles shown had a kind review before: the others, sampled with the same random numbers, mostly stay as they
+// were.
 static void print_samples(const Samples *before, const Samples *after) {
     int count = before->count < after->count ? before->count : after->count;
-    int shown = count < SHOWN_SAMPLES ? count : SHOWN_SAMPLES;
-    for (int k = 0; k < shown; k++) {
-        int i = (int)((int64_t)k * count / shown);
+    printf("\n  titles that got a kind review before training\n");
+    for (int i = 0, shown = 0; i < count && shown < SHOWN_SAMPLES; i++) {
         const Sample *a = &before->rows[i], *b = &after->rows[i];
-        if (strcmp(a->title, b->title) != 0) continue;
-        printf("\n  %s\n    before: %s%s\n    after:  %s%s\n", a->title, a->review, verdict_note(a->verdict), b->review,
-               verdict_note(b->verdict));
+        if (a->verdict != KIND || strcmp(a->title, b->title) != 0) continue;
+        printf("\n  %s\n    before: %s\n    after:  %s%s\n", a->title, a->review, b->review,
+               b->verdict == MALFORMED ? "  (malformed)" : "");
+        shown++;
     }
 }
 
@@ -284,7 +281,7 @@ static Status print_curves(const MetricsRow *eval, int64_t count) {
     return STATUS_OK;
 }
 
-// A number for people: enough digits, and null for what JSON cannot hold.
+// JSON has no NaN; a figure that is missing is null.
 static json_t *number(double value) {
     return isfinite(value) ? json_real(value) : json_null();
 }
@@ -326,7 +323,7 @@ static Status report(const char *run_dir, const char *base_path, const char *tun
 
     if (eval_count > 0) TRY_GOTO(print_curves(eval, eval_count), done);
     print_samples(&before, &after);
-    printf("\n  reviews of %d unseen titles at temperature 1, before -> after\n", before.count);
+    printf("\n  reviews of %d unseen titles, before -> after\n", before.count);
     print_share("scathing", before.scathing, before.count, after.scathing, after.count);
     print_share("well-formed", before.well_formed, before.count, after.well_formed, after.count);
     TRY_GOTO(print_json(&before, &after, eval, eval_count, train, train_count), done);

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char text[ERROR_TEXT_MAX];
@@ -15,6 +16,19 @@ Status error_set(Status status, const char *format, ...) {
         vsnprintf(text, sizeof text, format, arguments);
         va_end(arguments);
     }
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+Status error_at(Status status, const char *path, unsigned line) {
+    char head[ERROR_TEXT_MAX];
+    int length = snprintf(head, sizeof head, "%s:%u: ", path, line);
+    if (length < 0 || (size_t)length >= sizeof head) return status; // a path that long leaves no room for the message
+    pthread_mutex_lock(&lock);
+    const size_t room = sizeof text - 1 - (size_t)length, kept = strnlen(text, room);
+    memmove(text + length, text, kept);
+    memcpy(text, head, (size_t)length);
+    text[(size_t)length + kept] = '\0';
     pthread_mutex_unlock(&lock);
     return status;
 }

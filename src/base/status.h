@@ -21,6 +21,9 @@ typedef enum Status {
 // wins until error_clear(). Safe to call from several threads.
 Status error_set(Status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+// Puts "PATH:LINE: " before the stored message; for callers that know where the text came from. Returns `status`.
+Status error_at(Status status, const char *path, unsigned line);
+
 // The stored message, "" if none. Stays valid until error_clear().
 const char *error_text(void);
 void error_clear(void);

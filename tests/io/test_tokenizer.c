@@ -287,7 +287,7 @@ static void bad_configs_are_refused(void **state) {
     (void)state;
     link_file(GOLDEN "/tokenizer.model", "tokenizer.model");
     refuse("{\n\"a\": }", NULL, "tokenizer_config.json:2: broken JSON: unexpected token near '}'");
-    refuse("[]", NULL, "tokenizer_config.json: must hold a JSON object");
+    refuse("[]", NULL, "tokenizer_config.json:1: holds no JSON object");
     refuse("{\"add_eos_token\": true}", NULL,
            "tokenizer_config.json: add_eos_token is true, which is not supported; set it to false");
     refuse("{\"eos_token\": \"<end>\"}", NULL,
