@@ -1,10 +1,22 @@
-// The backends by name. A device that is not built in stays known and says how to get it.
+// The backends by name.
 #include "kernels/backend.h"
+#include "src/base/module.h"
+#include <stdio.h>
 #include <string.h>
 
 const Backend *backend_find(const char *name, const char **why) {
+    static char text[ERROR_TEXT_MAX];
     if (strcmp(name, "cpu") == 0) return &backend_cpu;
-    *why = strcmp(name, "cuda") == 0 ? "device.backend = \"cuda\": this build has no CUDA device; use \"cpu\""
-                                     : "device.backend: unknown device; use \"cpu\"";
+    *why = text;
+    if (strcmp(name, "cuda") != 0) {
+        snprintf(text, sizeof text, "device.backend: unknown device \"%.40s\"; use \"cpu\" or \"cuda\"", name);
+        return NULL;
+    }
+    void *backend;
+    if (module_symbol("cuda", "backend_cuda", &backend) == STATUS_OK) return backend;
+    snprintf(text, sizeof text,
+             "device.backend = \"cuda\": %.300s; build with the CUDA Toolkit (cmake -DKTO_CUDA=ON), or use \"cpu\"",
+             error_text());
+    error_clear();
     return NULL;
 }

@@ -19,15 +19,24 @@ typedef struct Device Device; // one open device of a backend
 
 typedef struct DeviceOptions {
     DType dtype;
-    int threads; // CPU threads to use; 0: all this process may run on
+    int threads; // CPU: threads to use; 0: all this process may run on
+    int index;   // GPU: which of the visible ones
 } DeviceOptions;
 
 typedef struct DeviceInfo {
     char name[160];      // e.g. "CPU, 2 threads, avx512_core_bf16, oneDNN 2.6.3"; part of the reference cache's key
     char note[200];      // something the user should know, e.g. that bf16 is widened; "" if nothing
+    char id[32];         // PCI address of a GPU, "0000:01:00.0"; "" of the CPU, whose memory a node's ranks share
     size_t total_memory; // bytes
     int threads;
 } DeviceInfo;
+
+// The largest shapes that will come, in elements.
+typedef struct DeviceShapes {
+    int32_t tokens;   // rows of any op, queries and keys of one attention call
+    int32_t features; // widest input or output of a linear layer
+    int32_t hidden, vocab, heads, kv_heads, head_dim, lora_rank;
+} DeviceShapes;
 
 // A frozen linear layer of the base model: y = x W^T + bias.
 typedef struct Linear {
@@ -52,8 +61,8 @@ typedef struct Attention {
     int32_t heads, kv_heads,
         head_dim;              // heads is a multiple of kv_heads; query head h reads kv head h / (heads/kv_heads)
     float scale;               // 1 / sqrt(head_dim)
-    const Segment *segments;   // [segment_count]
-    const QueryRange *queries; // [query_count]
+    const Segment *segments;   // host, [segment_count]; read before the op returns, as queries are
+    const QueryRange *queries; // host, [query_count]
     int32_t segment_count, query_count;
 } Attention;
 
@@ -96,11 +105,15 @@ typedef struct Backend {
     Status (*open)(const DeviceOptions *options, Device **out);
     void (*close)(Device *device); // NULL is allowed
     void (*info)(const Device *device, DeviceInfo *out);
-    // Scratch for the largest shapes that will come: widest linear layer and LoRA group on n tokens, head on n tokens.
-    // Called once, before the first op; sizes in elements.
-    Status (*reserve)(Device *device, int32_t max_tokens, int32_t max_features, int32_t vocab, int32_t lora_rank);
+    // Scratch for the largest shapes that will come; called before the first op, and again when they grow.
+    Status (*reserve)(Device *device, const DeviceShapes *shapes);
+    // The bytes that reserve would take; needs no device, so that memory can be planned without one.
+    size_t (*scratch_bytes)(const DeviceOptions *options, const DeviceShapes *shapes);
     Status (*alloc)(Device *device, size_t bytes, const char *what, void **out); // zeroed, 64-byte aligned
-    void (*release)(Device *device, void *buffer);                               // NULL is allowed
+    // Like alloc, but the memory may live on the host until an op needs it (CUDA: managed memory): for paged
+    // optimizers.
+    Status (*alloc_paged)(Device *device, size_t bytes, const char *what, void **out);
+    void (*release)(Device *device, void *buffer); // NULL is allowed
     // Makes `bytes` of host memory that stay mapped for the device's life readable by ops; the CPU returns `host`
     // itself.
     Status (*map)(Device *device, const void *host, size_t bytes, const void **out);
@@ -108,6 +121,8 @@ typedef struct Backend {
     Status (*download)(Device *device, void *host, const void *from, size_t bytes); // waits
     Status (*zero)(Device *device, void *buffer, size_t bytes);
     Status (*sync)(Device *device);
+    // The queue that ops run in, as libraries of the same device know it (a cudaStream_t); NULL on the CPU.
+    void *(*stream)(Device *device);
 
     // --- token rows -------------------------------------------------------------------------------------------------
     // x[i] = table[tokens[i]]; table T[vocab, dim], x T[n, dim].
@@ -177,5 +192,6 @@ typedef struct Backend {
 
 extern const Backend backend_cpu;
 
-// The backend called `name`; NULL when there is none. "cuda" stays known by name: *why then says how to get it.
+// The backend called `name`; NULL when there is none, and *why then says how to get it. "cuda" is a module that is
+// loaded when first asked for (src/base/module.h), so that the program starts on machines without a driver or toolkit.
 const Backend *backend_find(const char *name, const char **why);

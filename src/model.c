@@ -75,9 +75,6 @@ enum {
     ONE_POSITION,
     ONE_OWNER,
     ONE_TARGET,
-    ONE_SEGMENT,
-    ONE_QUERIES,
-    ONE_SCORED_QUERIES,
     ONE_KINDS
 };
 
@@ -149,31 +146,18 @@ static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64
     const struct {
         size_t row_bytes;
         bool of_keep;
-    } one[ONE_KINDS] = {[ONE_XF] = {hidden * t, false},
-                        [ONE_RSTDF] = {f, false},
-                        [ONE_UNIT] = {hidden * t, true},
-                        [ONE_H_Q] = {(size_t)group_size(options, GROUP_Q) * r * t, false},
-                        [ONE_NORM] = {hidden * t, false},
-                        [ONE_ACT] = {wide * t, false},
-                        [ONE_DELTA] = {hidden * t, false},
-                        [ONE_LOGP] = {f, false},
-                        [ONE_ENTROPY] = {f, false},
-                        [ONE_MEAN] = {f, false},
-                        [ONE_DRES] = {hidden * t, true},
-                        [ONE_DACT] = {wide * t, true},
-                        [ONE_DNORM] = {hidden * t, true},
-                        [ONE_DATT] = {q * t, true},
-                        [ONE_DQ] = {q * t, true},
-                        [ONE_DK] = {kv * t, true},
-                        [ONE_DV] = {kv * t, true},
-                        [ONE_FACTOR] = {f, true},
-                        [ONE_TOKEN] = {i32, false},
-                        [ONE_POSITION] = {i32, false},
-                        [ONE_OWNER] = {i32, false},
-                        [ONE_TARGET] = {i32, false},
-                        [ONE_SEGMENT] = {sizeof(Segment), false},
-                        [ONE_QUERIES] = {sizeof(QueryRange), false},
-                        [ONE_SCORED_QUERIES] = {sizeof(QueryRange), false}};
+    } one[ONE_KINDS] = {
+        [ONE_XF] = {hidden * t, false},    [ONE_RSTDF] = {f, false},
+        [ONE_UNIT] = {hidden * t, true},   [ONE_H_Q] = {(size_t)group_size(options, GROUP_Q) * r * t, false},
+        [ONE_NORM] = {hidden * t, false},  [ONE_ACT] = {wide * t, false},
+        [ONE_DELTA] = {hidden * t, false}, [ONE_LOGP] = {f, false},
+        [ONE_ENTROPY] = {f, false},        [ONE_MEAN] = {f, false},
+        [ONE_DRES] = {hidden * t, true},   [ONE_DACT] = {wide * t, true},
+        [ONE_DNORM] = {hidden * t, true},  [ONE_DATT] = {q * t, true},
+        [ONE_DQ] = {q * t, true},          [ONE_DK] = {kv * t, true},
+        [ONE_DV] = {kv * t, true},         [ONE_FACTOR] = {f, true},
+        [ONE_TOKEN] = {i32, false},        [ONE_POSITION] = {i32, false},
+        [ONE_OWNER] = {i32, false},        [ONE_TARGET] = {i32, false}};
     size_t used = 0;
     for (int kind = 0; kind < KEPT_KINDS; kind++) {
         bool per_layer = kind == KEPT_X || !options->recompute;
@@ -194,6 +178,23 @@ size_t model_activation_bytes(const ModelConfig *config, const ModelOptions *opt
     return cut_arena(config, options, keep_tokens, all_tokens, NULL, NULL);
 }
 
+static DeviceShapes model_shapes(const ModelConfig *c, const ModelOptions *options, int64_t tokens) {
+    const int32_t widest = c->intermediate > c->heads * c->head_dim ? c->intermediate : c->heads * c->head_dim;
+    return (DeviceShapes){.tokens = (int32_t)tokens,
+                          .features = widest > c->hidden ? widest : c->hidden,
+                          .hidden = c->hidden,
+                          .vocab = c->vocab,
+                          .heads = c->heads,
+                          .kv_heads = c->kv_heads,
+                          .head_dim = c->head_dim,
+                          .lora_rank = options->lora_r};
+}
+
+size_t model_scratch_bytes(const ModelConfig *config, const ModelOptions *options, int64_t tokens) {
+    const DeviceShapes shapes = model_shapes(config, options, tokens);
+    return options->backend->scratch_bytes(&options->device, &shapes);
+}
+
 Status model_reserve(Model *model, int64_t keep_tokens, int64_t all_tokens) {
     struct ModelState *state = model->state;
     if (keep_tokens <= state->keep_capacity && all_tokens <= state->all_capacity) return STATUS_OK;
@@ -206,10 +207,8 @@ Status model_reserve(Model *model, int64_t keep_tokens, int64_t all_tokens) {
     model->memory.activations = model_activation_bytes(&model->config, &model->options, keep, all);
     TRY(backend->alloc(model->device, model->memory.activations, "activations", &state->activations));
     cut_arena(&model->config, &model->options, keep, all, state->activations, &state->buffers);
-    const ModelConfig *c = &model->config;
-    int32_t widest = c->intermediate > c->heads * c->head_dim ? c->intermediate : c->heads * c->head_dim;
-    TRY(backend->reserve(model->device, (int32_t)all, widest > c->hidden ? widest : c->hidden, c->vocab,
-                         model->options.lora_r));
+    const DeviceShapes shapes = model_shapes(&model->config, &model->options, all);
+    TRY(backend->reserve(model->device, &shapes));
     state->keep_capacity = keep;
     state->all_capacity = all;
     return STATUS_OK;
@@ -441,8 +440,10 @@ static Status make_adapters(Model *model) {
     Status status = list_adapters(model, index, index + c->layers);
     const size_t bytes = (size_t)model->adapter_count * sizeof(float);
     float **vectors[] = {&model->adapter, &model->gradient, &model->adam_m, &model->adam_v};
-    for (int i = 0; i < 4 && status == STATUS_OK; i++)
-        status = backend->alloc(model->device, bytes, "adapters", (void **)vectors[i]);
+    for (int i = 0; i < 4 && status == STATUS_OK; i++) {
+        const bool paged = options->paged_moments && i >= 2;
+        status = (paged ? backend->alloc_paged : backend->alloc)(model->device, bytes, "adapters", (void **)vectors[i]);
+    }
     state->work = model->adapter;
     if (status == STATUS_OK && options->device.dtype != DTYPE_F32)
         status = backend->alloc(model->device, (size_t)model->adapter_count * t, "adapters", &state->work);
@@ -681,38 +682,35 @@ static Status layers_forward(Model *model, const Run *run) {
 }
 
 // Queries of the batch's first `segments` segments (all rows), and of those among them that are scored (rows counted
-// from the end of the prefixes), uploaded.
-static Status upload_queries(Model *model, const MicroBatch *batch, int32_t segments, Run *run) {
-    const Backend *backend = model->options.backend;
+// from the end of the prefixes).
+static Status make_queries(Model *model, const MicroBatch *batch, int32_t segments, Run *run) {
     struct ModelState *state = model->state;
-    if (segments > state->query_capacity) {
+    if (2 * segments > state->query_capacity) {
         free(state->queries);
         state->query_capacity = 0;
-        TRY(MEMORY_ALLOC(state->queries, 2 * segments, "queries"));
-        state->query_capacity = 2 * segments;
+        TRY(MEMORY_ALLOC(state->queries, 4 * segments, "queries"));
+        state->query_capacity = 4 * segments;
     }
-    QueryRange *queries = state->queries;
+    QueryRange *queries = state->queries, *scored = queries + segments;
+    const int32_t scored_count = segments - batch->prefix_segments;
     for (int32_t i = 0; i < segments; i++)
         queries[i] = (QueryRange){i, 0, batch->segment[i].length, batch->segment[i].first};
-    TRY(backend->upload(model->device, one(model, ONE_QUERIES), queries, (size_t)segments * sizeof *queries));
-    const int32_t scored = segments - batch->prefix_segments;
-    for (int32_t i = 0; i < scored; i++) {
-        queries[i] = queries[batch->prefix_segments + i];
-        queries[i].row -= batch->n_prefix;
+    for (int32_t i = 0; i < scored_count; i++) {
+        scored[i] = queries[batch->prefix_segments + i];
+        scored[i].row -= batch->n_prefix;
     }
-    TRY(backend->upload(model->device, one(model, ONE_SCORED_QUERIES), queries, (size_t)scored * sizeof *queries));
     const ModelConfig *c = &model->config;
     run->attention = (Attention){.heads = c->heads,
                                  .kv_heads = c->kv_heads,
                                  .head_dim = c->head_dim,
                                  .scale = 1 / sqrtf((float)c->head_dim),
-                                 .segments = one(model, ONE_SEGMENT),
-                                 .queries = one(model, ONE_QUERIES),
+                                 .segments = batch->segment,
+                                 .queries = queries,
                                  .segment_count = segments,
                                  .query_count = segments};
     run->last_attention = run->attention;
-    run->last_attention.queries = one(model, ONE_SCORED_QUERIES);
-    run->last_attention.query_count = scored;
+    run->last_attention.queries = scored;
+    run->last_attention.query_count = scored_count;
     return STATUS_OK;
 }
 
@@ -727,7 +725,7 @@ static Status prepare(Model *model, const MicroBatch *batch, const Pass *pass, b
                                  .key = pass->dropout_key,
                                  .owner = one(model, ONE_OWNER),
                                  .position = one(model, ONE_POSITION)};
-    return upload_queries(model, batch, backward ? batch->grad_segments : batch->segment_count, out);
+    return make_queries(model, batch, backward ? batch->grad_segments : batch->segment_count, out);
 }
 
 Status model_forward(Model *model, const MicroBatch *batch, const Pass *pass, const TokenScores *out) {
@@ -742,8 +740,6 @@ Status model_forward(Model *model, const MicroBatch *batch, const Pass *pass, co
     TRY(backend->upload(device, one(model, ONE_POSITION), batch->position, n * sizeof(int32_t)));
     TRY(backend->upload(device, one(model, ONE_OWNER), batch->owner, n * sizeof(int32_t)));
     TRY(backend->upload(device, one(model, ONE_TARGET), batch->target, scored * sizeof(int32_t)));
-    TRY(backend->upload(device, one(model, ONE_SEGMENT), batch->segment,
-                        (size_t)batch->segment_count * sizeof(Segment)));
     Run run;
     TRY(prepare(model, batch, pass, false, &run));
     TRY(layers_forward(model, &run));
@@ -890,20 +886,17 @@ Status model_decode(Model *model, const int32_t *tokens, const int32_t *position
     const Backend *backend = model->options.backend;
     Device *device = model->device;
     const size_t rows = (size_t)n;
-    int32_t most = n > segment_count ? n : segment_count;
-    TRY(model_reserve(model, 0, most > query_count ? most : query_count));
+    TRY(model_reserve(model, 0, n));
     TRY(backend->upload(device, one(model, ONE_TOKEN), tokens, rows * sizeof *tokens));
     TRY(backend->upload(device, one(model, ONE_POSITION), position, rows * sizeof *position));
     TRY(backend->upload(device, one(model, ONE_TARGET), place, rows * sizeof *place));
-    TRY(backend->upload(device, one(model, ONE_SEGMENT), segments, (size_t)segment_count * sizeof *segments));
-    TRY(backend->upload(device, one(model, ONE_QUERIES), queries, (size_t)query_count * sizeof *queries));
     Run run = {.n = n, .from = logits == NULL ? n : 0, .adapters = adapters, .place = one(model, ONE_TARGET)};
     run.attention = (Attention){.heads = c->heads,
                                 .kv_heads = c->kv_heads,
                                 .head_dim = c->head_dim,
                                 .scale = 1 / sqrtf((float)c->head_dim),
-                                .segments = one(model, ONE_SEGMENT),
-                                .queries = one(model, ONE_QUERIES),
+                                .segments = segments,
+                                .queries = queries,
                                 .segment_count = segment_count,
                                 .query_count = query_count};
     run.last_attention = run.attention;

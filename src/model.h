@@ -16,6 +16,7 @@ typedef struct ModelOptions {
     double lora_alpha, lora_dropout;
     bool lora_target[CONFIG_TARGETS_MAX];
     bool recompute;        // keep only each layer's input and compute the rest again in backward
+    bool paged_moments;    // Adam's moments in memory that the device may page to the host
     int32_t max_positions; // of the longest sequence that will come
 } ModelOptions;
 
@@ -55,6 +56,8 @@ Status model_reserve(Model *model, int64_t keep_tokens, int64_t all_tokens);
 // Bytes of activations that model_reserve(keep, all) takes, from the configuration alone.
 size_t model_activation_bytes(const ModelConfig *config, const ModelOptions *options, int64_t keep_tokens,
                               int64_t all_tokens);
+// Bytes of scratch that the device's ops take beside them for `tokens` tokens; needs no open model.
+size_t model_scratch_bytes(const ModelConfig *config, const ModelOptions *options, int64_t tokens);
 // The same for weights of this configuration, in the working dtype.
 size_t model_weight_bytes(const ModelConfig *config, DType dtype);
 

@@ -44,6 +44,7 @@ static ModelOptions model_options(const Run *run, const Backend *backend) {
         .lora_alpha = config->lora.alpha,
         .lora_dropout = config->lora.dropout,
         .recompute = config->train.recompute == 1,
+        .paged_moments = config->train.optim == 1,
         .max_positions = 0};
     memcpy(options.lora_target, config->lora.target, sizeof options.lora_target);
     return options;

@@ -28,19 +28,27 @@ static void cpu_close(Device *device) {
     free(device);
 }
 
-static Status cpu_open(const DeviceOptions *options, Device **out) {
+static int threads_of(const DeviceOptions *options) {
     static int all_threads; // OpenMP's own number (affinity, OMP_NUM_THREADS), before we set one
     if (!all_threads) all_threads = omp_get_max_threads();
+    return options->threads > 0 ? options->threads : all_threads;
+}
+
+static void choose_tables(Device *device) {
+    bool avx512 = has_isa(dnnl_cpu_isa_avx512_core);
+    device->simd = avx512 ? &simd_ops_avx512 : &simd_ops_avx2;
+    device->matrix = avx512 ? &matrix_ops_avx512 : &matrix_ops_avx2;
+}
+
+static Status cpu_open(const DeviceOptions *options, Device **out) {
     if (!has_isa(dnnl_cpu_isa_avx2))
         return error_set(STATUS_FAILED,
                          "device.backend = \"cpu\": this CPU (or ONEDNN_MAX_CPU_ISA) has no AVX2; use a newer one");
-    bool avx512 = has_isa(dnnl_cpu_isa_avx512_core);
     Device *device;
     TRY(MEMORY_ALLOC(device, 1, "the CPU device"));
     device->dtype = options->dtype;
-    device->threads = options->threads > 0 ? options->threads : all_threads;
-    device->simd = avx512 ? &simd_ops_avx512 : &simd_ops_avx2;
-    device->matrix = avx512 ? &matrix_ops_avx512 : &matrix_ops_avx2;
+    device->threads = threads_of(options);
+    choose_tables(device);
     device->isa = isa_name();
     device->bf16_gemm = gemm_multiplies_bf16();
     omp_set_num_threads(device->threads);
@@ -80,13 +88,26 @@ Status cpu_scratch(Device *device, size_t bytes, void **out) {
     return STATUS_OK;
 }
 
-static Status cpu_reserve(Device *device, int32_t max_tokens, int32_t max_features, int32_t vocab, int32_t lora_rank) {
-    LoraGroup widest = {.count = LORA_GROUP_MAX, .in = max_features, .r = lora_rank};
-    for (int i = 0; i < LORA_GROUP_MAX; i++) widest.module[i].out = max_features;
-    size_t lora = device->matrix->lora_scratch(&widest, max_tokens, device->threads),
-           head = cpu_head_scratch(max_tokens, vocab);
+static size_t scratch_bytes(const Device *device, const DeviceShapes *shapes) {
+    LoraGroup widest = {.count = LORA_GROUP_MAX, .in = shapes->features, .r = shapes->lora_rank};
+    for (int i = 0; i < LORA_GROUP_MAX; i++) widest.module[i].out = shapes->features;
+    const size_t needs[] = {device->matrix->lora_scratch(&widest, shapes->tokens, device->threads),
+                            cpu_head_scratch(shapes->tokens, shapes->vocab),
+                            device->simd->attention_scratch * (size_t)device->threads};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) most = needs[i] > most ? needs[i] : most;
+    return most;
+}
+
+static Status cpu_reserve(Device *device, const DeviceShapes *shapes) {
     void *scratch;
-    return cpu_scratch(device, lora > head ? lora : head, &scratch);
+    return cpu_scratch(device, scratch_bytes(device, shapes), &scratch);
+}
+
+static size_t cpu_scratch_bytes(const DeviceOptions *options, const DeviceShapes *shapes) {
+    Device device = {.threads = threads_of(options)};
+    choose_tables(&device);
+    return scratch_bytes(&device, shapes);
 }
 
 static Status cpu_alloc(Device *device, size_t bytes, const char *what, void **out) {
@@ -122,19 +143,27 @@ static Status cpu_sync(Device *device) {
     return STATUS_OK;
 }
 
+static void *cpu_stream(Device *device) {
+    (void)device;
+    return NULL;
+}
+
 const Backend backend_cpu = {
     .name = "cpu",
     .open = cpu_open,
     .close = cpu_close,
     .info = cpu_info,
     .reserve = cpu_reserve,
+    .scratch_bytes = cpu_scratch_bytes,
     .alloc = cpu_alloc,
+    .alloc_paged = cpu_alloc,
     .release = cpu_release,
     .map = cpu_map,
     .upload = cpu_copy,
     .download = cpu_copy,
     .zero = cpu_zero,
     .sync = cpu_sync,
+    .stream = cpu_stream,
     .embed = cpu_embed,
     .rmsnorm = cpu_rmsnorm,
     .rmsnorm_backward = cpu_rmsnorm_backward,

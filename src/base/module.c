@@ -1,0 +1,33 @@
+// Finding and loading modules. What a symbol is and how it is used is the caller's business.
+#include "src/base/module.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+// The folder of the running program.
+static Status program_folder(char folder[PATH_MAX]) {
+    ssize_t length = readlink("/proc/self/exe", folder, PATH_MAX - 1);
+    if (length <= 0) return error_set(STATUS_FAILED, "the program's own folder is unknown; set KTO_MODULE_DIR");
+    folder[length] = '\0';
+    *strrchr(folder, '/') = '\0';
+    return STATUS_OK;
+}
+
+Status module_symbol(const char *name, const char *symbol, void **out) {
+    char folder[PATH_MAX], path[PATH_MAX];
+    const char *given = getenv("KTO_MODULE_DIR");
+    *out = NULL;
+    if (given == NULL) TRY(program_folder(folder));
+    if (snprintf(path, sizeof path, "%s/kto_%s.so", given != NULL ? given : folder, name) >= (int)sizeof path)
+        return error_set(STATUS_FAILED, "KTO_MODULE_DIR: the path is too long");
+    if (access(path, R_OK) != 0) return error_set(STATUS_FAILED, "%s is not there", path);
+    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL); // dlopen counts: a second call gives the same module
+    if (module == NULL) return error_set(STATUS_FAILED, "%s cannot be loaded: %s", path, dlerror());
+    *out = dlsym(module, symbol);
+    if (*out == NULL) return error_set(STATUS_FAILED, "%s is of another version of kto: it has no %s", path, symbol);
+    return STATUS_OK;
+}

@@ -1,0 +1,9 @@
+// Parts of the program that are loaded when first asked for, because what they link to is not on every machine: the
+// CUDA device and NCCL. A module is the shared library kto_NAME.so beside the program, or in the folder named by the
+// environment variable KTO_MODULE_DIR.
+#pragma once
+#include "src/base/status.h"
+
+// Loads module `name` (once a process) and sets *out to its `symbol`. STATUS_FAILED when the file is missing, cannot be
+// loaded (a library that it needs is not here: the text says which) or lacks the symbol.
+Status module_symbol(const char *name, const char *symbol, void **out);
