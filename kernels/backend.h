@@ -58,11 +58,10 @@ typedef struct QueryRange {
 } QueryRange;
 
 typedef struct Attention {
-    int32_t heads, kv_heads,
-        head_dim;              // heads is a multiple of kv_heads; query head h reads kv head h / (heads/kv_heads)
-    float scale;               // 1 / sqrt(head_dim)
-    const Segment *segments;   // host, [segment_count]; read before the op returns, as queries are
-    const QueryRange *queries; // host, [query_count]
+    int32_t heads, kv_heads, head_dim; // heads: a multiple of kv_heads; head h reads kv head h / (heads / kv_heads)
+    float scale;                       // 1 / sqrt(head_dim)
+    const Segment *segments;           // host, [segment_count]; read before the op returns, as queries are
+    const QueryRange *queries;         // host, [query_count]
     int32_t segment_count, query_count;
 } Attention;
 

@@ -26,8 +26,9 @@ struct Device {
 // an op). Grows it when reserve() did not foresee the size, which allocates at most once a size.
 Status cpu_scratch(Device *device, size_t bytes, void **out);
 
-// --- gemm.c
-// ----------------------------------------------------------------------------------------------------------- Whether
+// --- gemm.c ---
+
+// Whether
 // bf16 operands are multiplied as bf16 (oneDNN's fast way on this CPU) or widened to fp32 first.
 bool gemm_multiplies_bf16(void);
 Status gemm_open(const MatrixOps *matrix, Gemm **out);
@@ -45,8 +46,7 @@ typedef struct GemmCall {
 } GemmCall;
 Status gemm_run(Gemm *gemm, const GemmCall *call);
 
-// --- vector.c
-// ---------------------------------------------------------------------------------------------------------
+// --- vector.c ---
 Status cpu_embed(Device *device, const int32_t *tokens, const void *table, void *x, int32_t n, int32_t dim);
 Status cpu_rmsnorm(Device *device, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                    float *rstd, int32_t n, int32_t dim);
@@ -68,8 +68,7 @@ Status cpu_cast(Device *device, const float *from, void *to, size_t count);
 Status cpu_sum_squares(Device *device, const float *x, size_t count, double *host_out);
 Status cpu_adamw(Device *device, const AdamW *options, float *x, float *m, float *v, const float *dx, size_t count);
 
-// --- linear.c, lora.c, head.c
-// -----------------------------------------------------------------------------------------
+// --- linear.c, lora.c, head.c ---
 Status cpu_linear(Device *device, const Linear *layer, const void *x, void *y, int32_t n);
 Status cpu_linear_backward(Device *device, const Linear *layer, const void *dy, void *dx, int32_t n, bool accumulate);
 Status cpu_lora(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y,

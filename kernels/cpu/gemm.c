@@ -56,8 +56,7 @@ bool gemm_multiplies_bf16(void) {
     return (isa & amx) == amx || ((isa & bf16) == bf16 && !__builtin_cpu_is("intel"));
 }
 
-// --- oneDNN 2.x and 3.x
-// -------------------------------------------------------------------------------------------------
+// --- oneDNN 2.x and 3.x ---
 #if DNNL_VERSION_MAJOR >= 3
 typedef dnnl_memory_desc_t Descriptor;
 static dnnl_status_t descriptor_make(Descriptor *out, int64_t rows, int64_t columns, dnnl_data_type_t type,
@@ -104,8 +103,7 @@ static dnnl_status_t matmul_describe(dnnl_primitive_desc_t *out, dnnl_engine_t e
 }
 #endif
 
-// --- primitives by shape
-// ------------------------------------------------------------------------------------------------
+// --- primitives by shape ---
 static void entry_free(Entry *entry) {
     dnnl_primitive_destroy(entry->primitive);
     dnnl_memory_destroy(entry->a);
@@ -206,8 +204,7 @@ static Status run_primitive(Gemm *gemm, const GemmCall *call) {
     return check(dnnl_stream_wait(gemm->stream), "waiting for a matmul", call);
 }
 
-// --- widened products
-// ---------------------------------------------------------------------------------------------------
+// --- widened products ---
 static Status scratch_grow(Gemm *gemm, size_t bytes) {
     if (bytes <= gemm->scratch_bytes) return STATUS_OK;
     free(gemm->scratch);
@@ -303,8 +300,7 @@ Status gemm_run(Gemm *gemm, const GemmCall *call) {
     return fp32 || bf16 ? run_primitive(gemm, call) : run_widened(gemm, call);
 }
 
-// --- open and close
-// -----------------------------------------------------------------------------------------------------
+// --- open and close ---
 Status gemm_open(const MatrixOps *matrix, Gemm **out) {
     Gemm *gemm;
     TRY(MEMORY_ALLOC(gemm, 1, "the table of matrix products"));

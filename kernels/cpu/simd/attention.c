@@ -9,8 +9,7 @@
 #include "kernels/cpu/simd/vec.h"
 #include <math.h>
 
-// --- products
-// ---------------------------------------------------------------------------------------------------------
+// --- products ---
 
 // One register tile: c[rows][columns * VL] = (add: c +) sum over k of a[i * a_row + k * a_k] * b[k * b_ld + j].
 ALWAYS_INLINE void product_tile(int rows, int columns, int depth, const float *a, int a_row, int a_k, const float *b,
@@ -66,8 +65,7 @@ static int round_up(int n) {
     return (n + VL - 1) / VL * VL;
 }
 
-// --- rows and keys
-// ------------------------------------------------------------------------------------------------------
+// --- rows and keys ---
 
 // `count` rows of head_dim that stand `from_ld` apart, times factor, to rows `stride` apart.
 ALWAYS_INLINE void load_rows_of(DType t, const void *from, int64_t first, int64_t from_ld, int count, int head_dim,
@@ -185,8 +183,7 @@ static int64_t key_element(const Attention *shape, int32_t segment, int begin, i
     return ((int64_t)(shape->segments[segment].first + begin) * shape->kv_heads + kv_head) * shape->head_dim;
 }
 
-// --- tasks
-// --------------------------------------------------------------------------------------------------------------
+// --- tasks ---
 
 // Position in the list of all (item, block of the item, kv head), which is walked forwards and never stored: the items
 // are query ranges cut into blocks of tokens, or segments cut into blocks of keys.
@@ -219,8 +216,7 @@ static bool next_task(AttentionCall *call, TaskCursor *cursor, bool over_keys, i
     return false;
 }
 
-// --- forward
-// ------------------------------------------------------------------------------------------------------------
+// --- forward ---
 
 // Online softmax of one tile: s becomes e^(s - max), earlier sums are rescaled to the new maximum.
 static void softmax_tile(AttentionScratch *w, const RowBlock *b, int group, int32_t segment, int begin, int keys,
@@ -288,8 +284,7 @@ void SIMD_NAME(attention)(AttentionCall *call, void *scratch) {
     }
 }
 
-// --- backward
-// -----------------------------------------------------------------------------------------------------------
+// --- backward ---
 
 // One tile, from q, dout, lse, d, kt and vt: s = P = e^(score - lse) and ds = P (dout V^T - d), masked keys 0.
 static void gradient_tile(AttentionScratch *w, const RowBlock *b, int group, int head_dim, int stride, int32_t segment,

@@ -39,8 +39,7 @@ ALWAYS_INLINE vf vsqrt(vf x) {
     return V(sqrt_ps)(x);
 }
 
-// --- fp32 and bf16 in memory
-// ------------------------------------------------------------------------------------------
+// --- fp32 and bf16 in memory ---
 ALWAYS_INLINE vf vload(const float *p) {
     return V(loadu_ps)(p);
 }
@@ -136,8 +135,9 @@ ALWAYS_INLINE void store_to(DType t, void *p, int64_t i, int64_t end, int64_t of
         store_part(t, p, offset + i, end - i, x);
 }
 
-// --- functions
-// -------------------------------------------------------------------------------------------------------- Lanes from
+// --- functions ---
+
+// Lanes from
 // `n` on become `other`.
 ALWAYS_INLINE vf keep_first(vf x, int32_t n, float other) {
 #ifdef __AVX512F__
