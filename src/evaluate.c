@@ -2,6 +2,7 @@
 #include "src/run.h"
 
 #include "src/base/clock.h"
+#include "src/stop.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -22,6 +23,8 @@ static const size_t sum_columns[] = {offsetof(MetricsRow, rows), offsetof(Metric
                                      offsetof(MetricsRow, scored_tokens), offsetof(MetricsRow, computed_tokens)};
 enum { SUMS = sizeof sum_columns / sizeof *sum_columns };
 
+#define BATCHES_PER_AGREEMENT 4 // a request to stop is noticed after so many
+
 static double *column(MetricsRow *row, size_t offset) {
     return (double *)((char *)row + offset);
 }
@@ -34,6 +37,11 @@ Status evaluate(Run *run, MetricsRow *out) {
     int32_t counted[MEANS] = {0};
     for (int32_t batch = 0; batch < dataset->batch_count; batch++) {
         MetricsRow row = {0};
+        if (batch % BATCHES_PER_AGREEMENT == BATCHES_PER_AGREEMENT - 1) {
+            unsigned said;
+            TRY(stop_agree(run->comm, 0, &said));
+            if (said & SAY_STOP) return STATUS_STOPPED;
+        }
         if (!reference_has(&run->eval_reference, dataset, batch)) {
             double before = clock_seconds();
             TRY(step_run(&run->step, dataset, batch, STEP_REFERENCE, 0, &run->eval_reference, &row, &times));

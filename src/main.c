@@ -3,6 +3,7 @@
 #include "io/config.h"
 #include "src/base/log.h"
 #include "src/run.h"
+#include "src/stop.h"
 #include "src/version.h"
 
 #include <signal.h>
@@ -58,6 +59,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     signal(SIGPIPE, SIG_IGN); // a closed pipe is a failed write, with a message
+    if (argc > 1 && strcmp(argv[1], "train") == 0) stop_install();
     Comm comm;
     if (comm_open(&comm, &argc, &argv) != STATUS_OK) {
         log_error(error_text());

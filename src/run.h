@@ -54,10 +54,10 @@ Status command_reference(Comm *comm, int argc, char **argv);
 Status command_sample(Comm *comm, int argc, char **argv);
 
 // Mean metrics over the evaluation rows, by the current adapters (TRL's way: loss over rows, others over batches).
+// STATUS_STOPPED, on all ranks alike, when the run was asked to stop in the middle of it.
 Status evaluate(Run *run, MetricsRow *out);
-// Answers to the prompts file `path` by all ranks together; on rank 0 *lines gets `samples` answers a prompt as JSON
-// lines
-// ({"step"} when step >= 0), NULL elsewhere. Caller frees.
+// Answers to the prompts file `path` by all ranks together; on rank 0 *lines gets `samples` answers a prompt, one
+// JSON object a line ({"step"} when step >= 0), NULL elsewhere. Caller frees.
 typedef struct SampleOptions {
     bool adapters, greedy;
     double temperature, top_p;

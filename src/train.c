@@ -8,6 +8,7 @@
 #include "src/base/log.h"
 #include "src/base/memory.h"
 #include "src/optim.h"
+#include "src/stop.h"
 #include "src/version.h"
 
 #include <limits.h>
@@ -36,7 +37,8 @@ typedef struct Training {
     int64_t epoch;    // that `visit` is of
     double started, last_step_end, last_save, trained_tokens;
     int64_t last_saved_step, first_step;
-    MetricsRow last_eval; // step 0: none yet
+    int64_t evaluated_step, sampled_step; // of the last row in /eval, of the last lines in samples.jsonl
+    MetricsRow last_eval;                 // step 0: none yet
     char path_checkpoints[PATH_MAX], path_adapter[PATH_MAX], path_samples[PATH_MAX], path_metrics[PATH_MAX];
 } Training;
 
@@ -53,8 +55,9 @@ static void join_path(char to[PATH_MAX], const char *folder, const char *name) {
 static Status save_checkpoint(Training *t) {
     Run *run = &t->run;
     Model *model = &run->model;
-    if (t->last_saved_step == t->progress.step) return STATUS_OK;
-    Status status = STATUS_OK;
+    Status status = speaks(t) ? reference_save(&run->train_reference, run->comm) : STATUS_OK;
+    if (speaks(t) && status == STATUS_OK) status = reference_save(&run->eval_reference, run->comm);
+    if (t->last_saved_step == t->progress.step) return comm_agree(run->comm, status);
     Checkpoint c = {.step = t->progress.step,
                     .epoch = (double)t->progress.step / run->train.batch_count,
                     .batch_in_epoch = t->progress.step % run->train.batch_count,
@@ -69,7 +72,7 @@ static Status save_checkpoint(Training *t) {
                     .tensors = model->tensors,
                     .tensor_count = model->tensor_count};
     memcpy(c.run_id, t->progress.run_id, sizeof c.run_id);
-    if (speaks(t)) {
+    if (speaks(t) && status == STATUS_OK) {
         float **host[] = {&c.adapter, &c.adam_m, &c.adam_v};
         const float *device[] = {model->adapter, model->adam_m, model->adam_v};
         for (int i = 0; i < 3 && status == STATUS_OK; i++) {
@@ -82,8 +85,6 @@ static Status save_checkpoint(Training *t) {
             status = checkpoint_write(t->path_checkpoints, &c, (int)run->config.train.save_total_limit);
         for (int i = 0; i < 3; i++) free(*host[i]);
         free(c.config);
-        if (status == STATUS_OK) status = reference_save(&run->train_reference, run->comm);
-        if (status == STATUS_OK) status = reference_save(&run->eval_reference, run->comm);
     }
     TRY(comm_agree(run->comm, status));
     t->last_saved_step = t->progress.step;
@@ -224,7 +225,19 @@ static Status restore(Training *t) {
     return model_adapter_changed(model);
 }
 
+// Rank 0: the step of the log's last evaluation, of those that stay when the run resumes.
+static Status find_evaluated(Training *t) {
+    MetricsRow *rows = NULL;
+    int64_t count = 0;
+    if (t->progress.step == 0 || !file_exists(t->path_metrics)) return STATUS_OK;
+    TRY(metrics_read(t->path_metrics, METRICS_EVAL, &rows, &count));
+    for (int64_t i = 0; i < count && rows[i].step <= t->progress.step; i++) t->evaluated_step = rows[i].step;
+    free(rows);
+    return STATUS_OK;
+}
+
 static Status open_metrics(Training *t) {
+    TRY(find_evaluated(t)); // before this process has the file open
     const Run *run = &t->run;
     char host[128] = "", *text = config_text(&run->config);
     gethostname(host, sizeof host - 1);
@@ -239,6 +252,26 @@ static Status open_metrics(Training *t) {
                               .start_time = clock_unix_seconds()};
     Status status = metrics_open(&t->metrics, t->path_metrics, &about, t->progress.step, run->config.log.swmr);
     free(text);
+    return status;
+}
+
+// Rank 0: drops the samples of steps after the one resumed from, and notes the last step that has some.
+static Status open_samples(Training *t) {
+    FILE *file = fopen(t->path_samples, "r+");
+    if (file == NULL) return STATUS_OK;
+    char *line = NULL;
+    size_t room = 0;
+    long keep = 0;
+    while (getline(&line, &room, file) > 0) {
+        long long step;
+        if (sscanf(line, "{\"step\": %lld", &step) != 1 || step > t->progress.step) break;
+        t->sampled_step = step;
+        keep = ftell(file);
+    }
+    free(line);
+    Status status = STATUS_OK;
+    if (ftruncate(fileno(file), keep) != 0) status = error_set(STATUS_FAILED, "%s: cannot be cut", t->path_samples);
+    fclose(file);
     return status;
 }
 
@@ -273,6 +306,7 @@ static Status run_evaluation(Training *t) {
     TRY(evaluate(run, &row));
     row.time = clock_unix_seconds();
     t->last_eval = row;
+    t->evaluated_step = row.step;
     if (!(row.loss >= t->progress.best_eval)) t->progress.best_eval = row.loss;
     log_info("eval at step %lld: loss %.4f  margin %+.3f  accuracy %.3f  (%.1f s)", (long long)row.step, row.loss,
              row.rewards_margins, row.rewards_accuracies, row.step_seconds);
@@ -294,6 +328,7 @@ static Status write_samples(Training *t) {
         log_info("samples at step %lld:\n%s", (long long)t->progress.step, lines);
     }
     free(lines);
+    t->sampled_step = t->progress.step;
     return comm_agree(run->comm, status);
 }
 
@@ -376,35 +411,45 @@ static Status train_step(Training *t) {
     return STATUS_OK;
 }
 
-// Whether it is time for a checkpoint: by steps, or by rank 0's clock.
-static Status save_is_due(Training *t, bool *due) {
+// Whether it is time for a checkpoint, by steps or by rank 0's clock, and whether the run was asked to stop.
+static Status agree(Training *t, bool *save, bool *stop) {
     const int64_t every = t->run.config.train.save_steps;
-    if (every > 0) {
-        *due = t->progress.step % every == 0;
-        return STATUS_OK;
-    }
-    int32_t by_clock = clock_seconds() - t->last_save > SAVE_SECONDS;
-    TRY(comm_broadcast(t->run.comm, &by_clock, sizeof by_clock, 0));
-    *due = by_clock;
+    const bool by_clock = every == 0 && speaks(t) && clock_seconds() - t->last_save > SAVE_SECONDS;
+    unsigned said;
+    TRY(stop_agree(t->run.comm, by_clock ? SAY_SAVE : 0, &said));
+    *save = (said & SAY_SAVE) != 0 || (every > 0 && t->progress.step % every == 0);
+    *stop = (said & SAY_STOP) != 0;
     return STATUS_OK;
 }
 
-static Status train_loop(Training *t) {
+// Evaluation, samples and a checkpoint, as they are due after the step that was done last. STATUS_STOPPED when the run
+// was asked to stop; a checkpoint is written then.
+static Status finish_step(Training *t) {
     const Config *config = &t->run.config;
+    const int64_t step = t->progress.step;
+    const bool last = step == t->total_steps;
+    if (t->evaluated_step != step && (last || (config->train.eval_steps > 0 && step % config->train.eval_steps == 0))) {
+        Status status = run_evaluation(t);
+        if (status == STATUS_STOPPED) TRY(save_checkpoint(t));
+        TRY(status);
+    }
+    if (t->sampled_step != step && config->train.sample_prompts[0] != '\0' && config->train.sample_steps > 0 &&
+        step % config->train.sample_steps == 0)
+        TRY(write_samples(t));
+    bool save, stop;
+    TRY(agree(t, &save, &stop));
+    if (save || stop || last) TRY(save_checkpoint(t));
+    return stop && !last ? STATUS_STOPPED : STATUS_OK;
+}
+
+static Status train_loop(Training *t) {
     t->started = t->last_step_end = clock_unix_seconds();
     t->last_save = clock_seconds();
     t->first_step = t->progress.step;
+    if (t->progress.step > 0) TRY(finish_step(t)); // what a run that was stopped or killed had not come to
     while (t->progress.step < t->total_steps) {
         TRY(train_step(t));
-        const int64_t step = t->progress.step;
-        const bool last = step == t->total_steps;
-        if (last || (config->train.eval_steps > 0 && step % config->train.eval_steps == 0)) TRY(run_evaluation(t));
-        if (config->train.sample_prompts[0] != '\0' && config->train.sample_steps > 0 &&
-            step % config->train.sample_steps == 0)
-            TRY(write_samples(t));
-        bool due;
-        TRY(save_is_due(t, &due));
-        if (due || last) TRY(save_checkpoint(t));
+        TRY(finish_step(t));
     }
     return comm_agree(t->run.comm, save_adapter(t));
 }
@@ -442,7 +487,14 @@ static Status train(Training *t) {
     TRY(reference_open(&run->train_reference, &run->train, &run->step, cache));
     if (run->eval.count > 0) TRY(reference_open(&run->eval_reference, &run->eval, &run->step, cache));
     TRY(comm_agree(run->comm, speaks(t) ? open_metrics(t) : STATUS_OK));
-    TRY(train_loop(t));
+    TRY(comm_agree(run->comm, speaks(t) ? open_samples(t) : STATUS_OK));
+    TRY(comm_broadcast(run->comm, &t->evaluated_step, sizeof t->evaluated_step, 0));
+    TRY(comm_broadcast(run->comm, &t->sampled_step, sizeof t->sampled_step, 0));
+    Status status = train_loop(t);
+    if (status == STATUS_STOPPED)
+        log_info("%-8s on request after step %lld of %lld; the same command goes on from there", "stopped",
+                 (long long)t->progress.step, (long long)t->total_steps);
+    TRY(status);
     if (speaks(t)) describe_end(t);
     return STATUS_OK;
 }

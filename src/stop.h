@@ -1,0 +1,13 @@
+// Asking a run to stop: SIGUSR1, SIGTERM or SIGINT, sent to mpirun, srun or any one rank. A handler only sets a flag;
+// the ranks agree on it where all of them stand at the same point, and stop there together.
+#pragma once
+#include "comm/comm.h"
+
+// Installs the handlers; before MPI starts, which keeps them. A second SIGINT ends the process at once.
+void stop_install(void);
+
+// What a rank has to say when the ranks meet.
+enum { SAY_STOP = 1, SAY_SAVE = 2 };
+
+// *all gets the flags of all ranks, or-ed: `mine` of each, and SAY_STOP of one that was asked to stop. A collective.
+Status stop_agree(Comm *comm, unsigned mine, unsigned *all);
