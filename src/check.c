@@ -4,43 +4,223 @@
 #include "io/files.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
+#include "src/base/memory.h"
+#include "src/roofline.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-// Operations of the matrix products that these tokens need, as docs/speed.md counts them.
-static double step_flops(const ModelConfig *c, TokenCount tokens) {
-    const double q = (double)c->hidden * c->head_dim * c->heads, kv = 2.0 * c->hidden * c->head_dim * c->kv_heads;
-    const double rest = q + 3.0 * c->hidden * c->intermediate; // o and MLP
-    const double layer = q + kv + rest, head = (double)c->hidden * c->vocab, inner = c->layers - 1;
-    const double scored = (double)(tokens.policy + tokens.kl), y = (double)tokens.policy;
-    const double all = (double)tokens.prefix + scored, grad = (double)(tokens.prefix + tokens.policy);
-    const double forward = inner * layer * all + kv * all + (q + rest + head) * scored;
-    // Nothing flows into the first layer's q, k and v.
-    const double backward = (inner > 0 ? (inner - 1) * layer + rest : 0) * grad + kv * grad + (q + rest + head) * y;
-    return 2 * (forward + backward);
+// Share of a device's memory that weights, adapters, activations and scratch may take, as a run takes it.
+#define MEMORY_SHARE           0.8
+#define MICRO_BATCH_TOKENS_MAX (1 << 22)
+// Scratch of the CUDA device where its module is not there to ask: logits, cuBLASLt's workspace, LoRA and attention.
+#define ASSUMED_SCRATCH ((size_t)256 << 20)
+
+// What `kto check` knows of a run.
+typedef struct Estimate {
+    Run *run;
+    ModelConfig model;
+    ModelOptions options;
+    LayoutSize size;
+    RooflineTokens tokens;
+} Estimate;
+
+// Takes "--device NAME" out of the words.
+static Status take_device(int *argc, char **argv, const RooflineDevice **device) {
+    int kept = 0;
+    for (int i = 0; i < *argc; i++) {
+        if (strcmp(argv[i], "--device") != 0) {
+            argv[kept++] = argv[i];
+            continue;
+        }
+        TRY(roofline_device(i + 1 < *argc ? argv[i + 1] : "", device));
+        i++;
+    }
+    *argc = kept;
+    return kept > 0 ? STATUS_OK : error_set(STATUS_USAGE, "kto check needs: CONFIG [--device NAME] [key=value ...]");
+}
+
+// Adds a micro-batch of rows[slot[0 .. count)]. A prefix shared by several prompts counts as many keys a token as the
+// prompts' tokens have on average: a little too many, as it is their start.
+static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int32_t *slot, int32_t count, bool share) {
+    double apart = 0, apart_keys = 0;
+    for (int32_t i = 0; i < count; i++) {
+        const BatchRow *row = &rows[slot[i]];
+        const double prompt = row->prompt_length;
+        apart += prompt - 1;
+        apart_keys += prompt * (prompt - 1) / 2;
+        for (int32_t c = 0; c < row->completion_count; c++) {
+            const double n = row->completion[c].length, keys = n * prompt + n * (n - 1) / 2;
+            *(row->completion[c].role == ROLE_POLICY ? &sum->policy_keys : &sum->kl_keys) += keys;
+        }
+    }
+    const TokenCount tokens = batch_count(rows, slot, count, ROLES_ALL, share);
+    sum->prefix += (double)tokens.prefix;
+    sum->policy += (double)tokens.policy;
+    sum->kl += (double)tokens.kl;
+    if (apart > 0) sum->prefix_keys += (double)tokens.prefix * apart_keys / apart;
+    sum->micro_batches++;
+}
+
+// The mean over batches and ranks.
+static Status measure_tokens(const Run *run, RooflineTokens *out) {
+    const Dataset *data = &run->train;
+    BatchRow *rows = NULL;
+    BatchPlan plan = {0};
+    TRY(MEMORY_ALLOC(rows, data->batch_size, "a batch"));
+    BatchOptions options = {.ranks = run->comm->size,
+                            .micro_batch_tokens = run->step.micro_batch_tokens,
+                            .share = run->step.share_prefixes};
+    Status status = STATUS_OK;
+    *out = (RooflineTokens){0};
+    for (int32_t batch = 0; batch < data->batch_count && status == STATUS_OK; batch++) {
+        dataset_batch(data, batch, rows);
+        for (options.rank = 0; options.rank < options.ranks && status == STATUS_OK; options.rank++) {
+            status = batch_plan(rows, dataset_batch_rows(data, batch), &options, &plan);
+            for (int32_t i = 0; i < plan.micro_count && status == STATUS_OK; i++)
+                add_micro_batch(out, rows, plan.slot + plan.micro_first[i],
+                                plan.micro_first[i + 1] - plan.micro_first[i], options.share);
+            out->two_pass |= plan.two_pass;
+        }
+    }
+    batch_plan_free(&plan);
+    free(rows);
+    const double steps = (double)data->batch_count * run->comm->size;
+    double *means[] = {&out->prefix,      &out->policy,  &out->kl,           &out->prefix_keys,
+                       &out->policy_keys, &out->kl_keys, &out->micro_batches};
+    for (size_t i = 0; i < sizeof means / sizeof *means; i++) *means[i] /= steps;
+    return status;
+}
+
+static Status measure(Estimate *e) {
+    e->size = (LayoutSize){0};
+    TRY(run_measure_layout(e->run, &e->run->train, 0, e->run->comm->size, &e->size));
+    return measure_tokens(e->run, &e->tokens);
+}
+
+// Operations a step of the products that it cannot do without, over all ranks, as docs/speed.md counts them.
+static double useful_flops(const Estimate *e) {
+    RooflineTokens tokens = e->tokens;
+    ModelOptions options = e->options;
+    RooflineWork work;
+    tokens.two_pass = options.recompute = false;
+    roofline_work(&e->model, &options, &tokens, &work);
+    return (work.flops[ROOFLINE_LINEAR] + work.flops[ROOFLINE_HEAD]) * e->run->comm->size;
+}
+
+// Bytes beside weights and adapters.
+static double working_bytes(const Estimate *e, int64_t keep, int64_t all) {
+    const size_t scratch =
+        e->options.backend != NULL ? model_scratch_bytes(&e->model, &e->options, all) : ASSUMED_SCRATCH;
+    return (double)(model_activation_bytes(&e->model, &e->options, keep, all) + scratch);
+}
+
+// The largest budget that fits `room` bytes; 0: none does.
+static int64_t largest_micro_batch(const Estimate *e, double room) {
+    int64_t low = 0, high = MICRO_BATCH_TOKENS_MAX;
+    while (low < high) {
+        int64_t middle = (low + high + 1) / 2;
+        if (working_bytes(e, middle, middle) <= room)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+static void describe_time(const Estimate *e, const RooflineDevice *device) {
+    RooflineWork work;
+    double seconds[ROOFLINE_CLASSES];
+    roofline_work(&e->model, &e->options, &e->tokens, &work);
+    const double step = roofline_seconds(device, e->options.device.dtype, &work, seconds);
+    const int64_t steps = run_total_steps(e->run);
+    log_info(
+        "%-8s %.3g s a step by the roofline of docs/speed.md, %.0f tokens/s over %d rank%s; %lld steps take %.3g min",
+        "time", step, (e->tokens.prefix + e->tokens.policy + e->tokens.kl) * e->run->comm->size / step,
+        e->run->comm->size, e->run->comm->size == 1 ? "" : "s", (long long)steps, step * (double)steps / 60);
+    for (int i = 0; i < ROOFLINE_CLASSES; i++)
+        log_info("%-8s   %-26s %9.2f ms  %9.3f TFLOP  %8.3f GB", "", roofline_class_names[i], seconds[i] * 1e3,
+                 work.flops[i] / 1e12, work.bytes[i] / 1e9);
+}
+
+// What the run would be on a device that need not be here, one for each rank.
+static Status describe_device(Estimate *e, const RooflineDevice *device) {
+    Run *run = e->run;
+    const char *why = "";
+    e->options.backend = backend_find("cuda", &why);
+    const double total = device->memory_gib * 0x1p30;
+    const double weights = (double)model_weight_bytes(&e->model, e->options.device.dtype);
+    const double adapters = (double)roofline_adapter_bytes(&e->model, &e->options);
+    const double room = total * MEMORY_SHARE - weights - adapters;
+    const int64_t largest = room > 0 ? largest_micro_batch(e, room) : 0;
+    if (largest > 0 && run->config.train.micro_batch_tokens == 0) {
+        run->step.micro_batch_tokens = largest;
+        TRY(measure(e));
+    }
+    const double working = working_bytes(e, e->size.keep, e->size.all);
+    const double activations = (double)model_activation_bytes(&e->model, &e->options, e->size.keep, e->size.all);
+    log_info("%-8s %s: %.1f GiB, %g TFLOP/s in %s, %g GB/s (%s)", "device", device->title, device->memory_gib,
+             e->options.device.dtype == DTYPE_BF16 ? device->bf16_tflops : device->fp32_tflops,
+             e->options.device.dtype == DTYPE_BF16 ? "bfloat16" : "float32", device->gigabytes_per_second,
+             device->source);
+    log_info("%-8s weights %.0f MiB, adapters %.1f MiB, activations %.0f MiB, scratch %.0f MiB%s", "memory",
+             weights / 0x1p20, adapters / 0x1p20, activations / 0x1p20, (working - activations) / 0x1p20,
+             e->options.backend != NULL ? "" : " (assumed: the CUDA device is not built here)");
+    if (largest == 0) {
+        log_warning("this model does not fit %s with one token a micro-batch", device->title);
+        return STATUS_OK;
+    }
+    log_info("%-8s train.micro_batch_tokens %s%lld; the largest micro-batch has %lld tokens", "",
+             run->config.train.micro_batch_tokens == 0 ? "would be " : "", (long long)run->step.micro_batch_tokens,
+             (long long)e->size.all);
+    const double used = weights + adapters + working;
+    if (used <= total * MEMORY_SHARE)
+        log_info("%-8s fits: %.0f of the %.0f MiB that a run takes at most (%.0f %% of the device)", "", used / 0x1p20,
+                 total * MEMORY_SHARE / 0x1p20, MEMORY_SHARE * 100);
+    else
+        log_warning("does not fit: %.0f MiB of the %.0f MiB that a run takes at most; the largest "
+                    "train.micro_batch_tokens is %lld, and no row may be longer (data.max_length); "
+                    "train.recompute = \"layer\" needs less",
+                    used / 0x1p20, total * MEMORY_SHARE / 0x1p20, (long long)largest);
+    describe_time(e, device);
+    return STATUS_OK;
+}
+
+static Status describe_cost(Estimate *e, const RooflineDevice *device) {
+    Run *run = e->run;
+    TRY(measure(e));
+    log_info("%-8s %lld steps of %d rows", "run", (long long)run_total_steps(run), run->train.batch_size);
+    if (device != NULL) {
+        TRY(describe_device(e, device));
+    } else {
+        const double weights = (double)model_weight_bytes(&e->model, e->options.device.dtype);
+        const double activations = (double)model_activation_bytes(&e->model, &e->options, e->size.keep, e->size.all);
+        log_info("%-8s weights %.0f MiB a node, activations %.0f MiB a rank (%lld tokens in the largest micro-batch)",
+                 "memory", weights / 0x1p20, activations / 0x1p20, (long long)e->size.all);
+    }
+    log_info("%-8s %.3g TFLOP a step, over %d rank%s (matrix products, docs/speed.md)", "cost", useful_flops(e) / 1e12,
+             run->comm->size, run->comm->size == 1 ? "" : "s");
+    return STATUS_OK;
 }
 
 Status command_check(Comm *comm, int argc, char **argv) {
     Run run = {.comm = comm};
+    Estimate estimate = {.run = &run};
+    const RooflineDevice *device = NULL;
+    TRY(comm_agree(comm, take_device(&argc, argv, &device)));
     TRY(comm_agree(comm, config_load(&run.config, argv[0], argc - 1, argv + 1)));
     Status status = run_open(&run, RUN_ROWS);
-    ModelConfig c;
-    if (status == STATUS_OK) status = comm_agree(comm, model_config_read(&c, run.config.model.path));
+    if (status == STATUS_OK) status = comm_agree(comm, model_config_read(&estimate.model, run.config.model.path));
     if (status == STATUS_OK && comm->rank == 0) {
         run.step.micro_batch_tokens = run.config.train.micro_batch_tokens;
         run.step.share_prefixes = run.config.data.share_prefixes;
         run_describe_rows(&run);
-        const DType dtype = run.config.model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32;
-        const ModelOptions options = {
-            .device.dtype = dtype, .lora_r = (int32_t)run.config.lora.r, .recompute = run.config.train.recompute == 1};
-        LayoutSize size = {0};
-        status = run_measure_layout(&run, &run.train, 0, comm->size, &size);
-        log_info("%-8s %lld steps of %d rows", "run", (long long)run_total_steps(&run), run.train.batch_size);
-        log_info("%-8s weights %.0f MiB a node, activations %.0f MiB a rank (%lld tokens in the largest micro-batch)",
-                 "memory", (double)model_weight_bytes(&c, dtype) / 0x1p20,
-                 (double)model_activation_bytes(&c, &options, size.keep, size.all) / 0x1p20, (long long)size.all);
-        log_info("%-8s %.3g TFLOP a step, over %d rank%s (matrix products, docs/speed.md)", "cost",
-                 step_flops(&c, size.total) / run.train.batch_count / 1e12, comm->size, comm->size == 1 ? "" : "s");
+        estimate.options = (ModelOptions){.device.dtype = run.config.model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32,
+                                          .lora_r = (int32_t)run.config.lora.r,
+                                          .recompute = run.config.train.recompute == 1};
+        memcpy(estimate.options.lora_target, run.config.lora.target, sizeof estimate.options.lora_target);
+        status = describe_cost(&estimate, device);
     }
     run_close(&run);
     return comm_agree(comm, status);

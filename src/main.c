@@ -18,8 +18,8 @@ typedef struct Command {
 static const Command commands[] = {
     {"train", "CONFIG [key=value ...]", "train; resumes by itself when train.output_dir holds this run's checkpoint",
      command_train},
-    {"check", "CONFIG [key=value ...]", "read configuration, rows and model header; print what training would do",
-     command_check},
+    {"check", "CONFIG [--device NAME] [key=value ...]",
+     "read configuration, rows and model header; print what training would do", command_check},
     {"reference", "CONFIG [key=value ...]", "fill the cache of reference log-probs ahead of training",
      command_reference},
     {"sample",

@@ -2,6 +2,8 @@
 // (docs/speed.md). It calls oneDNN itself and not kernels/, because the yardstick must not share the code it judges.
 //
 //     bench_gemm MODEL_DIR PREFIX_TOKENS SCORED_TOKENS KL_TOKENS      prints one line "KEY VALUE" a figure
+//     bench_gemm MODEL_DIR PREFIX_TOKENS SCORED_TOKENS KL_TOKENS shapes      only counts, and prints the products as
+//                                                                     lines that bench_gemm_cuda reads
 #include "io/model_config.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
@@ -10,6 +12,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     SHAPES_MAX = 32,
@@ -221,8 +224,9 @@ static int64_t tokens(const char *word) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) {
-        fprintf(stderr, "usage: bench_gemm MODEL_DIR PREFIX_TOKENS SCORED_TOKENS KL_TOKENS\n");
+    const bool print_shapes = argc == 6 && strcmp(argv[5], "shapes") == 0;
+    if (argc != 5 && !print_shapes) {
+        fprintf(stderr, "usage: bench_gemm MODEL_DIR PREFIX_TOKENS SCORED_TOKENS KL_TOKENS [shapes]\n");
         return STATUS_USAGE;
     }
     ModelConfig config;
@@ -232,6 +236,14 @@ int main(int argc, char **argv) {
         return (int)status;
     }
     Shapes shapes = step_shapes(&config, tokens(argv[2]), tokens(argv[3]), tokens(argv[4]));
+    if (print_shapes) {
+        for (int i = 0; i < shapes.count; i++) {
+            const Shape *s = &shapes.list[i];
+            printf("%ld %ld %ld %g %d %d %s\n", (long)s->rows, (long)s->in, (long)s->out, s->uses, s->backward,
+                   s->f32_result, s->name);
+        }
+        return 0;
+    }
     double work = 0;
     for (int i = 0; i < shapes.count; i++) work += shapes.list[i].uses * flops(&shapes.list[i]);
     printf("useful_gflop %.3f\n", work * 1e-9);

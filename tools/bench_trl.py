@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""TRL's side of tools/bench: trains on the rows with TRL 1.16's KTOTrainer on the CPU and prints "STEP SECONDS" a step.
+"""TRL's side of tools/bench and tools/gpu_check: trains on the rows with TRL 1.16's KTOTrainer, on the CPU or with --cuda
+on the GPU, and prints "STEP SECONDS" a step.
 
 bf16 weights, LoRA on q_proj and v_proj, reference log-probs computed ahead, no gradient checkpointing. A step's time runs
 from the end of the step before to its own end, so that fetching the batch, the optimizer and the log are in it.
@@ -7,9 +8,11 @@ from the end of the step before to its own end, so that fetching the batch, the 
 
 import argparse
 import os
+import sys
 import time
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+if "--cuda" not in sys.argv:
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
@@ -27,6 +30,8 @@ class Clock(TrainerCallback):
         self.last = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         now = time.monotonic()
         print(state.global_step, f"{now - self.last:.6f}", flush=True)
         self.last = now
@@ -40,11 +45,14 @@ def main():
     p.add_argument("--steps", type=int, required=True)
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--threads", type=int, required=True)
+    p.add_argument("--cuda", action="store_true", help="on the GPU, which must be there")
     a = p.parse_args()
+    if a.cuda and not torch.cuda.is_available():
+        sys.exit("bench_trl: this Python's torch finds no GPU")
     torch.set_num_threads(a.threads)
     set_seed(42)  # the same adapter in every run, so that TRL finds its reference log-probs of the run before
     config = KTOConfig(
-        output_dir=a.scratch, use_cpu=True, bf16=True, gradient_checkpointing=False, precompute_ref_log_probs=True,
+        output_dir=a.scratch, use_cpu=not a.cuda, bf16=True, gradient_checkpointing=False, precompute_ref_log_probs=True,
         per_device_train_batch_size=a.batch, max_length=512, beta=0.1, learning_rate=5e-4, lr_scheduler_type="cosine",
         max_steps=a.steps, optim="adamw_torch", logging_steps=1, report_to="none", save_strategy="no", seed=42,
         dataloader_pin_memory=False, disable_tqdm=True,

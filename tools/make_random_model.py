@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
 """Writes a Llama of a chosen shape with random weights, for timings and tests of size.
 
-Needs numpy only. Rows of a matrix are drawn and written piece by piece, so that 22 layers need little memory. The same
-arguments give the same bytes. The default shape is that of TinyLlama-1.1B.
+Needs nothing but Python. A million normal numbers are drawn, and matrices are cut from them at random places, piece by
+piece, so that 22 layers take seconds and little memory. The same arguments give the same bytes. The default shape is that
+of TinyLlama-1.1B.
 """
 
 import argparse
+import array
 import json
+import math
 import os
+import random
 import shutil
 import struct
+import sys
 
-import numpy as np
-
-PIECE = 1 << 20  # elements drawn at a time
+POOL = 1 << 20  # numbers drawn
+PIECE = 1 << 16  # elements that are cut from the pool at a time
 # TinyLlama-1.1B-Chat-v1.0's template (the one that io/chat_template calls zephyr).
 CHAT_TEMPLATE = (
     "{% for message in messages %}\n{% if message['role'] == 'user' %}\n"
@@ -45,54 +49,67 @@ def tensors(a):
     yield "lm_head.weight", (a.vocab, a.hidden), 0.02
 
 
-def encode(x, dtype):
-    if dtype == "float32":
-        return x.tobytes()
+def encode(values, dtype):
+    """Little-endian bytes of a list of floats."""
     if dtype == "float16":
-        return x.astype(np.float16).tobytes()
-    bits = x.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
-    return rounded.astype(np.uint16).tobytes()
+        return struct.pack(f"<{len(values)}e", *values)
+    floats = array.array("f", values)
+    if sys.byteorder == "big":
+        floats.byteswap()
+    if dtype == "float32":
+        return floats.tobytes()
+    bits = array.array("I", floats.tobytes())
+    rounded = array.array("H", [(b + 0x7FFF + (b >> 16 & 1)) >> 16 for b in bits])  # to nearest, ties to even
+    return rounded.tobytes()
 
 
-def write_shard(path, shard, dtype, seed):
+def make_pools(a):
+    """By standard deviation: the encoded pool that tensors are cut from."""
+    draw = random.Random(a.seed)
+    normal = [draw.gauss(0, 1) for _ in range(POOL)]
+    return {d: encode([d * x for x in normal] if d else [1.0] * PIECE, a.dtype) for d in {t[2] for t in tensors(a)}}
+
+
+def write_tensor(file, pool, count, size, draw):
+    while count > 0:
+        n = min(count, PIECE)
+        begin = draw.randrange(len(pool) // size - n + 1)
+        file.write(pool[begin * size : (begin + n) * size])
+        count -= n
+
+
+def write_shard(path, shard, dtype, seed, pools):
     code, size = DTYPES[dtype]
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for _, name, shape, _ in shard:
-        begin, end = end, end + int(np.prod(shape)) * size
+        begin, end = end, end + math.prod(shape) * size
         header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path + ".tmp", "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for number, _, shape, deviation in shard:
-            draw = np.random.Generator(np.random.PCG64([seed, number]))
-            left = int(np.prod(shape))
-            while left > 0:
-                n = min(left, PIECE)
-                x = draw.standard_normal(n, dtype=np.float32) * np.float32(deviation) if deviation else np.ones(n, np.float32)
-                file.write(encode(x, dtype))
-                left -= n
+            write_tensor(file, pools[deviation], math.prod(shape), size, random.Random(seed * 1_000_003 + number))
     os.replace(path + ".tmp", path)
     return end
 
 
 def write_weights(a):
-    size = DTYPES[a.dtype][1]
+    size, pools = DTYPES[a.dtype][1], make_pools(a)
     shards, room = [[]], a.shard_mb * 1_000_000
     for number, (name, shape, deviation) in enumerate(tensors(a)):
-        need = int(np.prod(shape)) * size
+        need = math.prod(shape) * size
         if a.shard_mb and shards[-1] and need > room:
             shards.append([])
             room = a.shard_mb * 1_000_000
         shards[-1].append((number, name, shape, deviation))
         room -= need
     if not a.shard_mb:
-        return write_shard(os.path.join(a.out, "model.safetensors"), shards[0], a.dtype, a.seed)
+        return write_shard(os.path.join(a.out, "model.safetensors"), shards[0], a.dtype, a.seed, pools)
     weight_map, total = {}, 0
     for i, shard in enumerate(shards):
         file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        total += write_shard(os.path.join(a.out, file), shard, a.dtype, a.seed)
+        total += write_shard(os.path.join(a.out, file), shard, a.dtype, a.seed, pools)
         weight_map.update({name: file for _, name, _, _ in shard})
     write_json(a, "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
     return total

@@ -5,6 +5,10 @@
 
 static const Backend *backend;
 
+static bool on_gpu(void) {
+    return strcmp(backend->name, "cuda") == 0;
+}
+
 enum { SEGMENTS_MAX = 16, ROWS_MAX = 1200 };
 
 // A forest with its query rows, and the arrays of one call.
@@ -133,10 +137,13 @@ static int visible_keys(const Case *c, int32_t segment, int32_t offset, int32_t 
 // Errors to first order, with u = 2^-24. A score of head_dim products: e_s = (head_dim + 4) u sum |q k| scale, which is
 // the relative error of e^score; exp and the rescaling add 16 u. The sum over `keys` terms adds keys u, so that a
 // probability is wrong by e_p = 2 (max e_s + (keys + 16) u) relatively. Backward reads out rounded to T, which makes d
-// wrong by e_d = unit sum |dout out|. A sum of gradients over a column of N terms adds N u of their absolute sum.
+// wrong by e_d = unit sum |dout out|. A device whose tensor cores take bf16 rounds p and ds before their second
+// products, which adds `rounded` of every term. A sum of gradients over a column of N terms adds N u of their absolute
+// sum.
 static Wanted want(const Ops *ops, const Case *c) {
     const Attention *a = &c->shape;
-    const double u = UNIT_F32, unit = ops->dtype == DTYPE_BF16 ? 0x1p-8 : UNIT_F32;
+    const double u = UNIT_F32, unit = ops_unit(ops);
+    const double rounded = ops->dtype == DTYPE_BF16 && on_gpu() ? unit : 0;
     size_t nq = query_count(c), nk = key_count(c), nl = lse_count(c);
     Wanted w = {ops_host(nq * 8), ops_host(nl * 8), ops_host(nq * 8), ops_host(nk * 8), ops_host(nk * 8),
                 ops_host(nq * 8), ops_host(nl * 8), ops_host(nq * 8), ops_host(nk * 8), ops_host(nk * 8)};
@@ -173,7 +180,7 @@ static Wanted want(const Ops *ops, const Case *c) {
                     dp[j] = dp_size[j] = 0;
                     for (int d = 0; d < dim; d++) {
                         w.out[at + d] += p[j] * c->v[kat + d];
-                        w.tol_out[at + d] += p[j] * fabs(c->v[kat + d]) * (e_p + (keys + 4) * u);
+                        w.tol_out[at + d] += p[j] * fabs(c->v[kat + d]) * (e_p + rounded + (keys + 4) * u);
                         dp[j] += (double)c->dout[at + d] * c->v[kat + d];
                         dp_size[j] += fabs((double)c->dout[at + d] * c->v[kat + d]);
                     }
@@ -190,11 +197,12 @@ static Wanted want(const Ops *ops, const Case *c) {
                     for (int d = 0; d < dim; d++) {
                         double q = c->q[at + d], k = c->k[kat + d], dout = c->dout[at + d];
                         w.dq[at + d] += a->scale * ds * k;
-                        w.tol_dq[at + d] += a->scale * fabs(k) * (e_ds + (keys + 4) * u * fabs(ds));
+                        w.tol_dq[at + d] += a->scale * fabs(k) * (e_ds + (rounded + (keys + 4) * u) * fabs(ds));
                         w.dk[kat + d] += a->scale * ds * q;
-                        w.tol_dk[kat + d] += a->scale * fabs(q) * (e_ds + (column_terms + 4) * u * fabs(ds));
+                        w.tol_dk[kat + d] +=
+                            a->scale * fabs(q) * (e_ds + (rounded + (column_terms + 4) * u) * fabs(ds));
                         w.dv[kat + d] += p[j] * dout;
-                        w.tol_dv[kat + d] += p[j] * fabs(dout) * (e_p + (column_terms + 4) * u);
+                        w.tol_dv[kat + d] += p[j] * fabs(dout) * (e_p + rounded + (column_terms + 4) * u);
                     }
                 }
             }
@@ -224,12 +232,30 @@ static void check_case(const Ops *ops, Case *c) {
 static const int SHAPES[][3] = {{4, 2, 16},  {6, 2, 24},  {3, 3, 40}, {8, 1, 64},
                                 {5, 1, 128}, {2, 2, 256}, {1, 1, 2},  {128, 1, 8}};
 
+// A GPU's shared memory bounds head_dim and the group: what is larger is refused, see test_refused.
+static bool taken(const int shape[3]) {
+    return !on_gpu() || (shape[2] <= 128 && shape[0] / shape[1] <= 16);
+}
+
+static void test_refused(void **state) {
+    (void)state;
+    Ops ops = ops_open(backend, DTYPE_F32, 1);
+    for (int s = 0; s < 8; s++) {
+        if (taken(SHAPES[s])) continue;
+        const Attention shape = {.heads = SHAPES[s][0], .kv_heads = SHAPES[s][1], .head_dim = SHAPES[s][2]};
+        assert_int_equal(backend->attention(ops.device, &shape, NULL, NULL, NULL, NULL, NULL), STATUS_FAILED);
+        assert_non_null(strstr(error_text(), "is larger than the CUDA device takes"));
+        error_clear();
+    }
+    backend->close(ops.device);
+}
+
 static void test_values(void **state) {
     (void)state;
     for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
         Ops ops = ops_open(backend, (DType)dtype, 2);
         for (int s = 0; s < 8; s++)
-            for (uint32_t seed = 1; seed <= 3; seed++) {
+            for (uint32_t seed = 1; seed <= 3 && taken(SHAPES[s]); seed++) {
                 Case c = random_case(&ops, SHAPES[s][0], SHAPES[s][1], SHAPES[s][2], 3 + 2 * (int)seed,
                                      s == 7 ? 15 : 70, seed > 1, seed * 100 + (uint32_t)s);
                 check_case(&ops, &c);
@@ -452,6 +478,7 @@ int main(int argc, char **argv) {
     backend = ops_backend(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),
+        cmocka_unit_test(test_refused),
         cmocka_unit_test(test_long),
         cmocka_unit_test(test_large_scores),
         cmocka_unit_test(test_central_differences),

@@ -5,8 +5,15 @@
 
 static const Backend *backend;
 
-// --- linear
-// -------------------------------------------------------------------------------------------------------------
+// A device with room for ops of these sizes.
+static Ops matrix_open(DType dtype, int threads, DeviceShapes shapes) {
+    Ops ops = ops_open(backend, dtype, threads);
+    CHECK(backend->reserve(ops.device, &shapes));
+    return ops;
+}
+
+// --- linear ---
+
 typedef struct Sizes {
     int32_t n, in, out;
 } Sizes;
@@ -16,7 +23,7 @@ static const Sizes linear_sizes[] = {{0, 8, 8},     {1, 64, 32},    {5, 33, 7},
 
 // y = x W^T + bias, then dx (+)= dy W, on one layer whose weight starts one element off any alignment.
 static void check_linear(DType dtype, Sizes s, bool with_bias) {
-    Ops ops = ops_open(backend, dtype, 0);
+    Ops ops = matrix_open(dtype, 0, (DeviceShapes){.tokens = s.n, .features = s.in > s.out ? s.in : s.out});
     size_t nx = (size_t)s.n * s.in, ny = (size_t)s.n * s.out, nw = (size_t)s.in * s.out;
     float *x = ops_random(&ops, nx, 1, 1), *w = ops_random(&ops, nw + 1, 1, 2),
           *bias = ops_random(&ops, (size_t)s.out, 1, 3);
@@ -79,8 +86,8 @@ static void linear(void **state) {
         }
 }
 
-// --- LoRA
-// ---------------------------------------------------------------------------------------------------------------
+// --- LoRA ---
+
 typedef struct LoraCase {
     int32_t count, n, in, r, out[LORA_GROUP_MAX];
     float p;
@@ -97,6 +104,7 @@ static const LoraCase lora_cases[] = {
     {2, 70, 64, 8, {64, 16}, 0.05f, false},
     {3, 131, 100, 5, {100, 20, 20}, 0.5f, false},
     {3, 9, 64, 16, {64, 64, 7}, 0.1f, true},
+    {2, 4200, 2048, 1, {8, 4}, 0.1f, false}, // more than a chunk of masked inputs on a GPU
 };
 
 // Everything of a case, on the host (float, rounded to T) and on the device.
@@ -113,8 +121,11 @@ typedef struct LoraTest {
     void *device_da, *device_db[LORA_GROUP_MAX], *device_dx, *device_owner, *device_position;
 } LoraTest;
 
-static LoraTest lora_make(DType dtype, LoraCase c) {
-    LoraTest t = {.ops = ops_open(backend, dtype, 0), .c = c, .rank = c.count * c.r};
+static LoraTest lora_make(DType dtype, LoraCase c, int threads) {
+    DeviceShapes shapes = {.tokens = c.n, .features = c.in, .lora_rank = c.r};
+    for (int m = 0; m < c.count; m++)
+        if (c.out[m] > shapes.features) shapes.features = c.out[m];
+    LoraTest t = {.ops = matrix_open(dtype, threads, shapes), .c = c, .rank = c.count * c.r};
     Ops *ops = &t.ops;
     size_t n = (size_t)c.n, in = (size_t)c.in, r = (size_t)c.r, rank = (size_t)t.rank;
     t.x = ops_random(ops, n * in, 1, 11);
@@ -186,7 +197,7 @@ static void lora_forward(LoraTest *t) {
 }
 
 static void check_lora(DType dtype, LoraCase c) {
-    LoraTest t = lora_make(dtype, c);
+    LoraTest t = lora_make(dtype, c, 0);
     double unit = ops_unit(&t.ops), scale = t.group.scale;
     size_t n = (size_t)c.n, in = (size_t)c.in, r = (size_t)c.r, rank = (size_t)t.rank;
     lora_forward(&t);
@@ -350,7 +361,7 @@ static void lora_differences(void **state) {
     (void)state;
     for (int dropout = 0; dropout < 2; dropout++) {
         LoraCase c = {3, 6, 20, 3, {12, 8, 5}, dropout ? 0.25f : 0, false};
-        LoraTest t = lora_make(DTYPE_F32, c);
+        LoraTest t = lora_make(DTYPE_F32, c, 0);
         lora_forward(&t);
         CHECK(backend->lora_backward(t.ops.device, &t.group, &t.dropout, t.device_x, t.device_h,
                                      (const void *const *)t.device_dy, t.device_dx, c.n));
@@ -379,7 +390,7 @@ static void lora_differences(void **state) {
 // The first layer asks for no input gradient; da and db stay what they were with one.
 static void lora_without_dx(void **state) {
     (void)state;
-    LoraTest t = lora_make(DTYPE_BF16, (LoraCase){2, 70, 64, 8, {64, 16}, 0.05f, false});
+    LoraTest t = lora_make(DTYPE_BF16, (LoraCase){2, 70, 64, 8, {64, 16}, 0.05f, false}, 0);
     float *da[2];
     for (int pass = 0; pass < 2; pass++) {
         lora_forward(&t);
@@ -398,7 +409,7 @@ static void lora_without_dx(void **state) {
 static void dropout_mean(void **state) {
     (void)state;
     enum { MASKS = 2000 };
-    LoraTest t = lora_make(DTYPE_F32, (LoraCase){2, 4, 64, 4, {8, 8}, 0.2f, false});
+    LoraTest t = lora_make(DTYPE_F32, (LoraCase){2, 4, 64, 4, {8, 8}, 0.2f, false}, 0);
     size_t count = (size_t)t.c.n * t.rank;
     double *sum = ops_host(count * sizeof *sum), *want = ops_host(count * sizeof *want);
     double *tolerance = ops_host(count * sizeof *tolerance);
@@ -429,14 +440,15 @@ static void dropout_mean(void **state) {
     lora_free(&t);
 }
 
-// --- LM head
-// ------------------------------------------------------------------------------------------------------------
+// --- LM head ---
+
 typedef struct HeadCase {
     int32_t n, n_grad, dim, vocab;
 } HeadCase;
 
 static const HeadCase head_cases[] = {
-    {0, 0, 16, 32}, {1, 1, 16, 259}, {9, 0, 32, 259}, {9, 5, 33, 1000}, {600, 300, 24, 131}};
+    {0, 0, 16, 32},      {1, 1, 16, 259},  {9, 0, 32, 259},     {9, 5, 33, 1000},
+    {600, 300, 24, 131}, {3, 2, 16, 5000}, {530, 400, 4, 32000}}; // the last: two chunks on a GPU, three on the CPU
 
 typedef struct HeadTest {
     Ops ops;
@@ -448,7 +460,8 @@ typedef struct HeadTest {
 } HeadTest;
 
 static HeadTest head_make(DType dtype, HeadCase c) {
-    HeadTest t = {.ops = ops_open(backend, dtype, 0), .c = c};
+    const DeviceShapes shapes = {.tokens = c.n, .features = c.dim, .hidden = c.dim, .vocab = c.vocab};
+    HeadTest t = {.ops = matrix_open(dtype, 0, shapes), .c = c};
     size_t n = (size_t)c.n, dim = (size_t)c.dim, vocab = (size_t)c.vocab;
     t.w = ops_random(&t.ops, vocab * dim, 0.5f, 61);
     t.x = ops_random(&t.ops, n * dim, 2, 62);
@@ -597,21 +610,17 @@ static void head_differences(void **state) {
     head_free(&t);
 }
 
-// --- the same bits
-// ------------------------------------------------------------------------------------------------------ A second call
-// gives the same bits, and so does another number of threads for the sums over tokens.
+// --- the same bits ---
+
+// A second call gives the same bits, and so does another number of threads for the sums over tokens.
 static void same_bits(void **state) {
     (void)state;
     for (int dtype = 0; dtype < 2; dtype++) {
-        float *da[3], *db[3], *dx[3], *logp[3];
+        float *da[3], *db[3], *dx[3], *logp[3], *unit_dx[3];
         LoraCase c = {2, 333, 96, 8, {96, 40}, 0.1f, false};
         HeadCase hc = {40, 20, 32, 515};
         for (int pass = 0; pass < 3; pass++) {
-            LoraTest t = lora_make((DType)dtype, c);
-            if (pass == 2) {
-                backend->close(t.ops.device);
-                t.ops = ops_open(backend, (DType)dtype, 1);
-            }
+            LoraTest t = lora_make((DType)dtype, c, pass == 2 ? 1 : 0);
             lora_forward(&t);
             CHECK(backend->lora_backward(t.ops.device, &t.group, &t.dropout, t.device_x, t.device_h,
                                          (const void *const *)t.device_dy, t.device_dx, c.n));
@@ -622,6 +631,7 @@ static void same_bits(void **state) {
             HeadTest head_test = head_make((DType)dtype, hc);
             head_run(&head_test);
             logp[pass] = ops_floats(&head_test.ops, head_test.device_logp, (size_t)hc.n);
+            unit_dx[pass] = ops_values(&head_test.ops, head_test.device_unit_dx, (size_t)hc.n_grad * hc.dim);
             head_free(&head_test);
         }
         for (int pass = 1; pass < 3; pass++) {
@@ -630,11 +640,13 @@ static void same_bits(void **state) {
             expect_same_bits("dx", dx[pass], dx[0], (size_t)c.n * c.in);
         }
         expect_same_bits("logp", logp[1], logp[0], (size_t)hc.n);
+        expect_same_bits("unit_dx", unit_dx[1], unit_dx[0], (size_t)hc.n_grad * hc.dim);
         for (int pass = 0; pass < 3; pass++) {
             free(da[pass]);
             free(db[pass]);
             free(dx[pass]);
             free(logp[pass]);
+            free(unit_dx[pass]);
         }
     }
 }

@@ -1,0 +1,313 @@
+// The CUDA device: opening it, its memory and its op table. Ops and copies go to one stream, so each sees what the ones
+// before it did; only download, sync and sum_squares wait.
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/vector.h"
+#include "src/base/memory.h"
+#include <cublasLt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CAPABILITY_MIN = 80, // bf16 tensor cores
+    STAGE_BYTES = 8 << 20,
+};
+
+struct Mapped {
+    Mapped *next;
+    void *copy;
+};
+
+#define MIB(bytes) ((double)(bytes) / 0x1p20)
+
+Status cuda_check(const Device *device, cudaError_t error, const char *what) {
+    if (error == cudaSuccess) return STATUS_OK;
+    const char *advice = "";
+    switch (error) {
+    case cudaErrorMemoryAllocation:
+        advice = "; set a smaller train.micro_batch_tokens, or train.recompute = \"layer\"";
+        break;
+    case cudaErrorLaunchFailure:
+    case cudaErrorIllegalAddress: // the device takes no more work from this process
+        advice = "; the device is lost to this run, which goes on from its last checkpoint when started again";
+        break;
+    default:
+        break;
+    }
+    return error_set(STATUS_FAILED, "%s (GPU %d): %.*s: %s: %s%s", device->name, device->index, (int)strcspn(what, "("),
+                     what, cudaGetErrorName(error), cudaGetErrorString(error), advice);
+}
+
+// --- opening ---
+
+static Status find_device(Device *device) {
+    int count = 0, driver = 0, major = 0, minor = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaErrorInsufficientDriver) {
+        cudaDriverGetVersion(&driver);
+        return error_set(STATUS_FAILED,
+                         driver == 0 ? "device.backend = \"cuda\": no NVIDIA driver is loaded on this machine; use "
+                                       "\"cpu\", or a machine with a GPU"
+                                     : "device.backend = \"cuda\": the driver takes CUDA %d.%d, this program was built "
+                                       "with %d.%d; update the driver, or build with an older toolkit",
+                         driver / 1000, driver / 10 % 100, CUDART_VERSION / 1000, CUDART_VERSION / 10 % 100);
+    }
+    if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
+        return error_set(STATUS_FAILED, "device.backend = \"cuda\": this machine has no GPU that the process may use "
+                                        "(CUDA_VISIBLE_DEVICES?); use \"cpu\"");
+    TRY(cuda_check(device, error, "cudaGetDeviceCount"));
+    if (device->index >= count)
+        return error_set(STATUS_FAILED, "GPU %d was asked for, and %d are visible", device->index, count);
+    struct cudaDeviceProp properties;
+    TRY(cuda_check(device, cudaGetDeviceProperties(&properties, device->index), "cudaGetDeviceProperties"));
+    snprintf(device->name, sizeof device->name, "%s", properties.name);
+    device->total_memory = properties.totalGlobalMem;
+    major = properties.major;
+    minor = properties.minor;
+    device->capability = 10 * major + minor;
+    if (device->capability < CAPABILITY_MIN)
+        return error_set(STATUS_FAILED,
+                         "%s (GPU %d) has compute capability %d.%d; this program needs %d.%d or newer (Ampere: A100, "
+                         "A10, L4, H100 ...)",
+                         device->name, device->index, major, minor, CAPABILITY_MIN / 10, CAPABILITY_MIN % 10);
+    CUDA_TRY(device, cudaDeviceGetPCIBusId(device->id, sizeof device->id, device->index));
+    return STATUS_OK;
+}
+
+static void cuda_close(Device *device) {
+    if (device == NULL) return;
+    if (device->stream != NULL) cudaStreamSynchronize(device->stream);
+    attention_close(device);
+    gemm_close(device->gemm);
+    for (Mapped *next, *mapped = device->mapped; mapped != NULL; mapped = next) {
+        next = mapped->next;
+        cudaFree(mapped->copy);
+        free(mapped);
+    }
+    cudaFree(device->scratch);
+    cudaFree(device->sums);
+    cudaFreeHost(device->host_sums);
+    if (device->stream != NULL) cudaStreamDestroy(device->stream);
+    free(device);
+}
+
+static Status open_parts(Device *device) {
+    TRY(find_device(device));
+    CUDA_TRY(device, cudaSetDevice(device->index));
+    CUDA_TRY(device, cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking));
+    CUDA_TRY(device, cudaMalloc((void **)&device->sums, VECTOR_SUM_PARTS * sizeof(double)));
+    CUDA_TRY(device, cudaMallocHost((void **)&device->host_sums, VECTOR_SUM_PARTS * sizeof(double)));
+    TRY(gemm_open(device, &device->gemm));
+    return attention_open(device);
+}
+
+static Status cuda_open(const DeviceOptions *options, Device **out) {
+    Device *device;
+    TRY(MEMORY_ALLOC(device, 1, "the CUDA device"));
+    device->dtype = options->dtype;
+    device->index = options->index;
+    snprintf(device->name, sizeof device->name, "CUDA");
+    Status status = open_parts(device);
+    if (status != STATUS_OK) {
+        cuda_close(device);
+        return status;
+    }
+    *out = device;
+    return STATUS_OK;
+}
+
+static void cuda_info(const Device *device, DeviceInfo *out) {
+    *out = (DeviceInfo){.threads = 1, .total_memory = device->total_memory};
+    const size_t cublas = cublasLtGetVersion();
+    snprintf(out->name, sizeof out->name, "%.60s, compute capability %d.%d, CUDA %d.%d, cuBLASLt %zu", device->name,
+             device->capability / 10, device->capability % 10, CUDART_VERSION / 1000, CUDART_VERSION / 10 % 100,
+             cublas);
+    snprintf(out->id, sizeof out->id, "%s", device->id);
+}
+
+// --- memory ---
+
+static Status out_of_memory(const Device *device, size_t bytes, const char *what) {
+    size_t left = 0, total = 0;
+    cudaGetLastError(); // a failed allocation is not sticky
+    cudaMemGetInfo(&left, &total);
+    return error_set(STATUS_FAILED,
+                     "%s (GPU %d): no room for %.0f MiB of %s: %.0f of its %.0f MiB are free; set a smaller "
+                     "train.micro_batch_tokens, or train.recompute = \"layer\"",
+                     device->name, device->index, MIB(bytes), what, MIB(left), MIB(total));
+}
+
+// At least one byte, so that every buffer has an address.
+static Status device_memory(Device *device, size_t bytes, const char *what, void **out) {
+    *out = NULL;
+    const cudaError_t error = cudaMalloc(out, bytes > 0 ? bytes : 1);
+    if (error == cudaErrorMemoryAllocation) return out_of_memory(device, bytes, what);
+    return cuda_check(device, error, "cudaMalloc");
+}
+
+static Status cuda_alloc(Device *device, size_t bytes, const char *what, void **out) {
+    TRY(device_memory(device, bytes, what, out));
+    CUDA_TRY(device, cudaMemsetAsync(*out, 0, bytes > 0 ? bytes : 1, device->stream));
+    return STATUS_OK;
+}
+
+static Status cuda_alloc_paged(Device *device, size_t bytes, const char *what, void **out) {
+    *out = NULL;
+    const size_t room = bytes > 0 ? bytes : 1;
+    const cudaError_t error = cudaMallocManaged(out, room, cudaMemAttachGlobal);
+    if (error == cudaErrorMemoryAllocation) return out_of_memory(device, bytes, what);
+    TRY(cuda_check(device, error, "cudaMallocManaged"));
+    CUDA_TRY(device, cudaMemsetAsync(*out, 0, room, device->stream));
+    return STATUS_OK;
+}
+
+static void cuda_release(Device *device, void *buffer) {
+    (void)device;
+    cudaFree(buffer); // waits for the device; NULL is allowed
+}
+
+// A copy of what is mapped, through two pinned buffers: one is read from the file while the other is copied.
+static Status copy_staged(Device *device, char *to, const char *host, size_t bytes) {
+    char *stage[2] = {NULL, NULL};
+    cudaEvent_t copied[2] = {NULL, NULL};
+    Status status = STATUS_OK;
+    for (int i = 0; i < 2 && status == STATUS_OK; i++) {
+        status = cuda_check(device, cudaMallocHost((void **)&stage[i], STAGE_BYTES), "cudaMallocHost");
+        if (status == STATUS_OK)
+            status =
+                cuda_check(device, cudaEventCreateWithFlags(&copied[i], cudaEventDisableTiming), "cudaEventCreate");
+    }
+    size_t done = 0;
+    for (int turn = 0; done < bytes && status == STATUS_OK; turn ^= 1) {
+        const size_t part = bytes - done < STAGE_BYTES ? bytes - done : STAGE_BYTES;
+        status = cuda_check(device, cudaEventSynchronize(copied[turn]), "cudaEventSynchronize");
+        if (status != STATUS_OK) break;
+        memcpy(stage[turn], host + done, part);
+        status =
+            cuda_check(device, cudaMemcpyAsync(to + done, stage[turn], part, cudaMemcpyHostToDevice, device->stream),
+                       "cudaMemcpyAsync");
+        if (status == STATUS_OK)
+            status = cuda_check(device, cudaEventRecord(copied[turn], device->stream), "cudaEventRecord");
+        done += part;
+    }
+    const Status waited = cuda_check(device, cudaStreamSynchronize(device->stream), "cudaStreamSynchronize");
+    for (int i = 0; i < 2; i++) {
+        if (copied[i] != NULL) cudaEventDestroy(copied[i]);
+        cudaFreeHost(stage[i]);
+    }
+    return status != STATUS_OK ? status : waited;
+}
+
+static Status cuda_map(Device *device, const void *host, size_t bytes, const void **out) {
+    Mapped *mapped;
+    TRY(MEMORY_ALLOC(mapped, 1, "the list of weights"));
+    const Status status = device_memory(device, bytes, "weights", &mapped->copy);
+    if (status != STATUS_OK) {
+        free(mapped);
+        return status;
+    }
+    mapped->next = device->mapped;
+    device->mapped = mapped;
+    *out = mapped->copy;
+    return copy_staged(device, mapped->copy, host, bytes);
+}
+
+// The caller may change `host` at once: from memory that is not pinned the runtime takes a copy before it returns.
+static Status cuda_upload(Device *device, void *to, const void *host, size_t bytes) {
+    if (bytes == 0) return STATUS_OK;
+    CUDA_TRY(device, cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, device->stream));
+    return STATUS_OK;
+}
+
+static Status cuda_download(Device *device, void *host, const void *from, size_t bytes) {
+    if (bytes > 0) CUDA_TRY(device, cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, device->stream));
+    CUDA_TRY(device, cudaStreamSynchronize(device->stream));
+    return STATUS_OK;
+}
+
+static Status cuda_zero(Device *device, void *buffer, size_t bytes) {
+    if (bytes == 0) return STATUS_OK;
+    CUDA_TRY(device, cudaMemsetAsync(buffer, 0, bytes, device->stream));
+    return STATUS_OK;
+}
+
+static Status cuda_sync(Device *device) {
+    CUDA_TRY(device, cudaStreamSynchronize(device->stream));
+    return STATUS_OK;
+}
+
+static void *cuda_stream(Device *device) {
+    return device->stream;
+}
+
+// --- scratch ---
+
+static size_t cuda_scratch_bytes(const DeviceOptions *options, const DeviceShapes *shapes) {
+    const size_t needs[] = {lora_scratch_bytes(shapes, options->dtype), head_scratch_bytes(shapes, options->dtype),
+                            attention_scratch_bytes(shapes)};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) most = needs[i] > most ? needs[i] : most;
+    return most;
+}
+
+static Status grow_scratch(Device *device, size_t bytes) {
+    if (bytes <= device->scratch_bytes) return STATUS_OK;
+    CUDA_TRY(device, cudaStreamSynchronize(device->stream)); // nothing uses the old one any more
+    cudaFree(device->scratch);
+    device->scratch = NULL;
+    device->scratch_bytes = 0;
+    TRY(device_memory(device, bytes, "scratch", &device->scratch));
+    device->scratch_bytes = bytes;
+    return STATUS_OK;
+}
+
+static Status cuda_reserve(Device *device, const DeviceShapes *shapes) {
+    TRY(attention_reserve(device, shapes));
+    return grow_scratch(device, cuda_scratch_bytes(&(DeviceOptions){.dtype = device->dtype}, shapes));
+}
+
+Status cuda_scratch(Device *device, size_t bytes, void **out) {
+    TRY(grow_scratch(device, bytes));
+    *out = device->scratch;
+    return STATUS_OK;
+}
+
+// What the program looks for in the module.
+extern const Backend backend_cuda __attribute__((visibility("default")));
+
+const Backend backend_cuda = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .info = cuda_info,
+    .reserve = cuda_reserve,
+    .scratch_bytes = cuda_scratch_bytes,
+    .alloc = cuda_alloc,
+    .alloc_paged = cuda_alloc_paged,
+    .release = cuda_release,
+    .map = cuda_map,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .zero = cuda_zero,
+    .sync = cuda_sync,
+    .stream = cuda_stream,
+    .embed = cuda_embed,
+    .rmsnorm = cuda_rmsnorm,
+    .rmsnorm_backward = cuda_rmsnorm_backward,
+    .rope = cuda_rope,
+    .swiglu = cuda_swiglu,
+    .swiglu_backward = cuda_swiglu_backward,
+    .scale_rows = cuda_scale_rows,
+    .scatter_rows = cuda_scatter_rows,
+    .linear = cuda_linear,
+    .linear_backward = cuda_linear_backward,
+    .lora = cuda_lora,
+    .lora_backward = cuda_lora_backward,
+    .attention = cuda_attention,
+    .attention_backward = cuda_attention_backward,
+    .head = cuda_head,
+    .head_logits = cuda_head_logits,
+    .cast = cuda_cast,
+    .sum_squares = cuda_sum_squares,
+    .adamw = cuda_adamw,
+};

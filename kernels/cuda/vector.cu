@@ -1,0 +1,351 @@
+// Token rows (embedding, RMSNorm, RoPE, SwiGLU, scaling) and adapter vectors (cast, sum of squares, AdamW): everything
+// that a pass over memory bounds. Elements are read and written in packs of 16 bytes where rows and pointers allow it.
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/vector.h"
+
+enum { THREADS = 256, ROW_WARPS = 8, ROW_THREADS = ROW_WARPS * WARP };
+
+// N elements that are moved at once.
+template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
+template <typename T> constexpr int wide() {
+    return 16 / (int)sizeof(T);
+}
+
+static bool aligned(const void *a, const void *b = nullptr, const void *c = nullptr, const void *d = nullptr) {
+    return (((size_t)a | (size_t)b | (size_t)c | (size_t)d) & 15) == 0;
+}
+
+static unsigned blocks_of(size_t threads) {
+    return (unsigned)((threads + THREADS - 1) / THREADS);
+}
+
+static __device__ inline size_t thread_index() {
+    return (size_t)blockIdx.x * THREADS + threadIdx.x;
+}
+
+// Starts KERNEL_NAME<T, N> with N elements a thread: 16 bytes where `can`, else one.
+#define LAUNCH_PACKS(kernel, T, can, packs, stream, ...)                                                               \
+    do {                                                                                                               \
+        if (can)                                                                                                       \
+            LAUNCH((kernel<T, wide<T>()>), blocks_of((packs) / wide<T>()), THREADS, stream, __VA_ARGS__);              \
+        else                                                                                                           \
+            LAUNCH((kernel<T, 1>), blocks_of(packs), THREADS, stream, __VA_ARGS__);                                    \
+    } while (0)
+
+#define BY_DTYPE(dtype, body)                                                                                          \
+    do {                                                                                                               \
+        if ((dtype) == DTYPE_BF16) {                                                                                   \
+            typedef __nv_bfloat16 T;                                                                                   \
+            body;                                                                                                      \
+        } else {                                                                                                       \
+            typedef float T;                                                                                           \
+            body;                                                                                                      \
+        }                                                                                                              \
+    } while (0)
+
+// --- rows that are copied ---
+
+// packs: of a row.
+template <typename T, int N>
+KERNEL(THREADS)
+gather_rows(const T *table, const int32_t *index, T *x, size_t count, int32_t packs) {
+    const size_t i = thread_index();
+    if (i >= count) return;
+    const size_t row = i / packs, at = i % packs;
+    reinterpret_cast<Pack<T, N> *>(x)[i] = reinterpret_cast<const Pack<T, N> *>(table)[(size_t)index[row] * packs + at];
+}
+
+template <typename T, int N>
+KERNEL(THREADS)
+spread_rows(const T *from, const int32_t *index, T *to, size_t count, int32_t packs) {
+    const size_t i = thread_index();
+    if (i >= count) return;
+    const size_t row = i / packs, at = i % packs;
+    reinterpret_cast<Pack<T, N> *>(to)[(size_t)index[row] * packs + at] = reinterpret_cast<const Pack<T, N> *>(from)[i];
+}
+
+template <typename T, int N>
+KERNEL(THREADS)
+scale_rows(const T *x, const float *factor, T *y, size_t count, int32_t packs) {
+    const size_t i = thread_index();
+    if (i >= count) return;
+    Pack<T, N> value = reinterpret_cast<const Pack<T, N> *>(x)[i];
+    const float by = factor[i / packs];
+    for (int k = 0; k < N; k++) from_float(to_float(value.v[k]) * by, &value.v[k]);
+    reinterpret_cast<Pack<T, N> *>(y)[i] = value;
+}
+
+// --- RMSNorm: a warp has a row ---
+
+template <typename T, int N>
+KERNEL(ROW_THREADS)
+rmsnorm(const T *x, const T *delta, const T *w, float eps, T *sum, T *y, float *rstd, int32_t n, int32_t packs) {
+    const int32_t row = (int32_t)(blockIdx.x * ROW_WARPS + threadIdx.x / WARP), lane = (int32_t)(threadIdx.x % WARP);
+    if (row >= n) return; // whole warps
+    typedef Pack<T, N> P;
+    const size_t at = (size_t)row * packs;
+    const P *x_row = reinterpret_cast<const P *>(x) + at, *w_row = reinterpret_cast<const P *>(w);
+    P *sum_row = reinterpret_cast<P *>(sum) + at, *y_row = reinterpret_cast<P *>(y) + at;
+    float squares = 0;
+    for (int32_t i = lane; i < packs; i += WARP) {
+        P value = x_row[i];
+        if (delta != nullptr) {
+            const P more = (reinterpret_cast<const P *>(delta) + at)[i];
+            for (int k = 0; k < N; k++) from_float(to_float(value.v[k]) + to_float(more.v[k]), &value.v[k]);
+            sum_row[i] = value;
+        }
+        for (int k = 0; k < N; k++) squares += to_float(value.v[k]) * to_float(value.v[k]);
+    }
+    const float r = 1.0f / sqrtf(warp_sum(squares) / (float)(packs * N) + eps);
+    if (lane == 0) rstd[row] = r;
+    const P *input = delta != nullptr ? sum_row : x_row; // a lane reads back what it wrote itself
+    for (int32_t i = lane; i < packs; i += WARP) {
+        P value = input[i];
+        const P weight = w_row[i];
+        for (int k = 0; k < N; k++) {
+            from_float(to_float(value.v[k]) * r, &value.v[k]);
+            from_float(to_float(value.v[k]) * to_float(weight.v[k]), &value.v[k]);
+        }
+        y_row[i] = value;
+    }
+}
+
+// With xhat = x rstd: dx += rstd (w dy - xhat mean(w dy xhat)).
+template <typename T, int N>
+KERNEL(ROW_THREADS)
+rmsnorm_backward(const T *dy, const T *x, const T *w, const float *rstd, T *dx, int32_t n, int32_t packs) {
+    const int32_t row = (int32_t)(blockIdx.x * ROW_WARPS + threadIdx.x / WARP), lane = (int32_t)(threadIdx.x % WARP);
+    if (row >= n) return;
+    typedef Pack<T, N> P;
+    const size_t at = (size_t)row * packs;
+    const P *x_row = reinterpret_cast<const P *>(x) + at, *w_row = reinterpret_cast<const P *>(w);
+    const P *dy_row = reinterpret_cast<const P *>(dy) + at;
+    P *dx_row = reinterpret_cast<P *>(dx) + at;
+    float dot = 0;
+    for (int32_t i = lane; i < packs; i += WARP) {
+        const P g = dy_row[i], weight = w_row[i], value = x_row[i];
+        for (int k = 0; k < N; k++) dot += to_float(g.v[k]) * to_float(weight.v[k]) * to_float(value.v[k]);
+    }
+    const float r = rstd[row], along = warp_sum(dot) * r * r / (float)(packs * N);
+    for (int32_t i = lane; i < packs; i += WARP) {
+        const P g = dy_row[i], weight = w_row[i], value = x_row[i];
+        P d = dx_row[i];
+        for (int k = 0; k < N; k++)
+            from_float(to_float(d.v[k]) + r * (to_float(g.v[k]) * to_float(weight.v[k]) - along * to_float(value.v[k])),
+                       &d.v[k]);
+        dx_row[i] = d;
+    }
+}
+
+// --- elements ---
+
+// A thread rotates one pair (i, i + head_dim / 2) of a head.
+template <typename T>
+KERNEL(THREADS)
+rope(T *x, const int32_t *position, const float *cos, const float *sin, size_t count, int32_t heads, int32_t half,
+     float sign) {
+    const size_t i = thread_index();
+    if (i >= count) return;
+    const size_t head = i / half, pair = i % half, angle = (size_t)position[head / heads] * half + pair;
+    T *low = x + head * 2 * half + pair, *high = low + half;
+    const float c = cos[angle], s = sign * sin[angle], a = to_float(*low), b = to_float(*high);
+    from_float(a * c - b * s, low);
+    from_float(b * c + a * s, high);
+}
+
+static __device__ inline float sigmoid(float x) {
+    return 1.0f / (1.0f + expf(-x));
+}
+
+template <typename T, int N> KERNEL(THREADS) swiglu(const T *gate, const T *up, T *act, size_t packs) {
+    const size_t i = thread_index();
+    if (i >= packs) return;
+    const Pack<T, N> g = reinterpret_cast<const Pack<T, N> *>(gate)[i];
+    Pack<T, N> u = reinterpret_cast<const Pack<T, N> *>(up)[i];
+    for (int k = 0; k < N; k++) {
+        const float x = to_float(g.v[k]);
+        from_float(x * sigmoid(x) * to_float(u.v[k]), &u.v[k]);
+    }
+    reinterpret_cast<Pack<T, N> *>(act)[i] = u;
+}
+
+// With s = sigmoid(g): d (g s) / dg = s (1 + g (1 - s)). All is read before anything is written: dgate may be gate.
+template <typename T, int N>
+KERNEL(THREADS)
+swiglu_backward(const T *gate, const T *up, const T *dact, T *dgate, T *dup, size_t packs) {
+    const size_t i = thread_index();
+    if (i >= packs) return;
+    Pack<T, N> g = reinterpret_cast<const Pack<T, N> *>(gate)[i], u = reinterpret_cast<const Pack<T, N> *>(up)[i];
+    const Pack<T, N> d = reinterpret_cast<const Pack<T, N> *>(dact)[i];
+    for (int k = 0; k < N; k++) {
+        const float x = to_float(g.v[k]), of_up = to_float(u.v[k]), da = to_float(d.v[k]), s = sigmoid(x);
+        from_float(da * of_up * (s * (1.0f + x * (1.0f - s))), &g.v[k]);
+        from_float(da * (x * s), &u.v[k]);
+    }
+    reinterpret_cast<Pack<T, N> *>(dgate)[i] = g;
+    reinterpret_cast<Pack<T, N> *>(dup)[i] = u;
+}
+
+template <typename T> KERNEL(THREADS) cast(const float *from, T *to, size_t count) {
+    const size_t i = thread_index();
+    if (i < count) from_float(from[i], &to[i]);
+}
+
+struct SumShared {
+    double warp[THREADS / WARP];
+};
+
+// Block b sums elements [b length, (b + 1) length): thread by thread, then in thread order.
+KERNEL(THREADS) sum_squares(const float *x, size_t count, size_t length, double *parts) {
+    SHARED(SumShared, s);
+    const size_t begin = blockIdx.x * length, end = begin + length < count ? begin + length : count;
+    double sum = 0;
+    for (size_t i = begin + threadIdx.x; i < end; i += THREADS) sum += (double)x[i] * x[i];
+    for (int other = WARP / 2; other > 0; other /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, other);
+    if (threadIdx.x % WARP == 0) s.warp[threadIdx.x / WARP] = sum;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    sum = 0;
+    for (int w = 0; w < THREADS / WARP; w++) sum += s.warp[w];
+    parts[blockIdx.x] = sum;
+}
+
+// torch.optim.adamw's _single_tensor_adamw, line by line: decay, lerp, addcmul, denom, addcdiv.
+typedef struct AdamWFactors {
+    float gradient_scale, decay, step_size, root_correction2, beta2, one_less_beta1, one_less_beta2, epsilon;
+} AdamWFactors;
+
+KERNEL(THREADS) adamw(AdamWFactors f, float *x, float *m, float *v, const float *dx, size_t count) {
+    const size_t i = thread_index();
+    if (i >= count) return;
+    const float g = dx[i] * f.gradient_scale;
+    const float m_i = fmaf(f.one_less_beta1, g - m[i], m[i]);
+    const float v_i = fmaf(f.one_less_beta2 * g, g, f.beta2 * v[i]);
+    const float denom = sqrtf(v_i) / f.root_correction2 + f.epsilon;
+    m[i] = m_i;
+    v[i] = v_i;
+    x[i] = x[i] * f.decay - f.step_size * (m_i / denom);
+}
+
+// --- launchers ---
+
+cudaError_t vector_embed(DType dtype, const int32_t *tokens, const void *table, void *x, int32_t n, int32_t dim,
+                         cudaStream_t stream) {
+    const size_t count = (size_t)n * dim;
+    BY_DTYPE(dtype, {
+        const bool can = dim % wide<T>() == 0 && aligned(table, x);
+        const int32_t packs = can ? dim / wide<T>() : dim;
+        LAUNCH_PACKS(gather_rows, T, can, count, stream, (const T *)table, tokens, (T *)x, (size_t)n * packs, packs);
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t vector_scatter_rows(DType dtype, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim,
+                                cudaStream_t stream) {
+    const size_t count = (size_t)n * dim;
+    BY_DTYPE(dtype, {
+        const bool can = dim % wide<T>() == 0 && aligned(from, to);
+        const int32_t packs = can ? dim / wide<T>() : dim;
+        LAUNCH_PACKS(spread_rows, T, can, count, stream, (const T *)from, index, (T *)to, (size_t)n * packs, packs);
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t vector_scale_rows(DType dtype, const void *x, const float *factor, void *y, int32_t n, int32_t dim,
+                              cudaStream_t stream) {
+    const size_t count = (size_t)n * dim;
+    BY_DTYPE(dtype, {
+        const bool can = dim % wide<T>() == 0 && aligned(x, y);
+        const int32_t packs = can ? dim / wide<T>() : dim;
+        LAUNCH_PACKS(scale_rows, T, can, count, stream, (const T *)x, factor, (T *)y, (size_t)n * packs, packs);
+    });
+    return cudaGetLastError();
+}
+
+static unsigned row_blocks(int32_t n) {
+    return (unsigned)((n + ROW_WARPS - 1) / ROW_WARPS);
+}
+
+cudaError_t vector_rmsnorm(DType dtype, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
+                           float *rstd, int32_t n, int32_t dim, cudaStream_t stream) {
+    BY_DTYPE(dtype, {
+        enum { N = wide<T>() };
+        if (dim % N == 0 && aligned(x, delta, w, y) && aligned(sum))
+            LAUNCH_BLOCKS((rmsnorm<T, N>), row_blocks(n), ROW_THREADS, 0, stream, (const T *)x, (const T *)delta,
+                          (const T *)w, eps, (T *)sum, (T *)y, rstd, n, dim / N);
+        else
+            LAUNCH_BLOCKS((rmsnorm<T, 1>), row_blocks(n), ROW_THREADS, 0, stream, (const T *)x, (const T *)delta,
+                          (const T *)w, eps, (T *)sum, (T *)y, rstd, n, dim);
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t vector_rmsnorm_backward(DType dtype, const void *dy, const void *x, const void *w, const float *rstd,
+                                    void *dx, int32_t n, int32_t dim, cudaStream_t stream) {
+    BY_DTYPE(dtype, {
+        enum { N = wide<T>() };
+        if (dim % N == 0 && aligned(dy, x, w, dx))
+            LAUNCH_BLOCKS((rmsnorm_backward<T, N>), row_blocks(n), ROW_THREADS, 0, stream, (const T *)dy, (const T *)x,
+                          (const T *)w, rstd, (T *)dx, n, dim / N);
+        else
+            LAUNCH_BLOCKS((rmsnorm_backward<T, 1>), row_blocks(n), ROW_THREADS, 0, stream, (const T *)dy, (const T *)x,
+                          (const T *)w, rstd, (T *)dx, n, dim);
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t vector_rope(DType dtype, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
+                        int32_t heads, int32_t head_dim, int sign, cudaStream_t stream) {
+    const int32_t half = head_dim / 2;
+    const size_t count = (size_t)n * heads * half;
+    BY_DTYPE(dtype, {
+        LAUNCH(rope<T>, blocks_of(count), THREADS, stream, (T *)x, position, cos, sin, count, heads, half, (float)sign);
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t vector_swiglu(DType dtype, const void *gate, const void *up, void *act, size_t count, cudaStream_t stream) {
+    BY_DTYPE(dtype, {
+        const bool can = count % wide<T>() == 0 && aligned(gate, up, act);
+        LAUNCH_PACKS(swiglu, T, can, count, stream, (const T *)gate, (const T *)up, (T *)act,
+                     can ? count / wide<T>() : count);
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t vector_swiglu_backward(DType dtype, const void *gate, const void *up, const void *dact, void *dgate,
+                                   void *dup, size_t count, cudaStream_t stream) {
+    BY_DTYPE(dtype, {
+        const bool can = count % wide<T>() == 0 && aligned(gate, up, dact, dgate) && aligned(dup);
+        LAUNCH_PACKS(swiglu_backward, T, can, count, stream, (const T *)gate, (const T *)up, (const T *)dact,
+                     (T *)dgate, (T *)dup, can ? count / wide<T>() : count);
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t vector_cast(DType dtype, const float *from, void *to, size_t count, cudaStream_t stream) {
+    BY_DTYPE(dtype, { LAUNCH(cast<T>, blocks_of(count), THREADS, stream, from, (T *)to, count); });
+    return cudaGetLastError();
+}
+
+cudaError_t vector_sum_squares(const float *x, size_t count, double *parts, cudaStream_t stream) {
+    const size_t length = (count + VECTOR_SUM_PARTS - 1) / VECTOR_SUM_PARTS;
+    LAUNCH_BLOCKS(sum_squares, VECTOR_SUM_PARTS, THREADS, 0, stream, x, count, length, parts);
+    return cudaGetLastError();
+}
+
+cudaError_t vector_adamw(const AdamW *o, float *x, float *m, float *v, const float *dx, size_t count,
+                         cudaStream_t stream) {
+    const double correction1 = 1.0 - pow((double)o->beta1, (double)o->step);
+    const double correction2 = 1.0 - pow((double)o->beta2, (double)o->step);
+    const AdamWFactors factors = {o->gradient_scale,
+                                  (float)(1.0 - (double)o->learning_rate * o->weight_decay),
+                                  (float)(o->learning_rate / correction1),
+                                  (float)sqrt(correction2),
+                                  o->beta2,
+                                  (float)(1.0 - (double)o->beta1),
+                                  (float)(1.0 - (double)o->beta2),
+                                  o->epsilon};
+    LAUNCH(adamw, blocks_of(count), THREADS, stream, factors, x, m, v, dx, count);
+    return cudaGetLastError();
+}

@@ -1,0 +1,370 @@
+// What a kernel sees of CUDA when the host's C++ compiler builds it: built-in variables, barriers, shuffles, bf16, wmma
+// tiles and the macros of kernels/cuda/launch.cuh. runtime.cc runs the blocks.
+#pragma once
+#include "cuda_runtime_api.h"
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+#define __device__
+#define __host__
+#define __global__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __align__(n)    alignas(n)
+#define __restrict__ __restrict
+#define __launch_bounds__(...)
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {
+    }
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(8) int2 {
+    int x, y;
+};
+struct alignas(16) int4 {
+    int x, y, z, w;
+};
+struct alignas(16) double2 {
+    double x, y;
+};
+static inline float2 make_float2(float x, float y) {
+    return {x, y};
+}
+static inline float4 make_float4(float x, float y, float z, float w) {
+    return {x, y, z, w};
+}
+static inline uint2 make_uint2(unsigned x, unsigned y) {
+    return {x, y};
+}
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+    return {x, y, z, w};
+}
+static inline int4 make_int4(int x, int y, int z, int w) {
+    return {x, y, z, w};
+}
+
+namespace standin {
+
+// Where the running thread is. One block runs at a time.
+extern uint3 thread_index, block_index;
+extern dim3 block_size, grid_size;
+
+enum Collective { SHUFFLE, VOTE, WARP_BARRIER, TILE };
+
+void block_barrier(int line);                            // __syncthreads
+uint64_t block_vote(int line, uint64_t value, bool any); // __syncthreads_or, _and
+// The lanes of the warp each give a word and get all 32 (of lanes that do not exist: 0), valid until the lane's next
+// collective.
+const uint64_t *exchange(Collective what, int line, unsigned mask, uint64_t word);
+int lane();
+// For the stand-in's libraries: work in stream order, with device memory open to it; and checks of their pointers.
+void enqueue(cudaStream_t stream, std::function<void()> work);
+bool is_device(const void *pointer);
+void check_span(const void *pointer, size_t bytes, const char *what);
+void *shared_memory(const void *site, size_t bytes, size_t alignment); // static, by where it is declared
+void *dynamic_shared_memory();
+[[noreturn]] void refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+struct Launch {
+    const char *kernel;
+    const void *function;
+    dim3 grid, block;
+    size_t dynamic_bytes;
+    bool barriers;
+};
+void launch(const Launch &what, cudaStream_t stream, std::function<void()> thread);
+
+template <typename... P, typename... A>
+void start(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes, bool barriers,
+           cudaStream_t stream, A... arguments) {
+    launch({name, reinterpret_cast<const void *>(kernel), grid, block, bytes, barriers}, stream,
+           [=]() { kernel(static_cast<P>(arguments)...); });
+}
+
+template <typename T> uint64_t word_of(T value) {
+    static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
+    uint64_t word = 0;
+    memcpy(&word, &value, sizeof value);
+    return word;
+}
+template <typename T> T value_of(uint64_t word) {
+    T value;
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+
+} // namespace standin
+
+#define threadIdx (standin::thread_index)
+#define blockIdx  (standin::block_index)
+#define blockDim  (standin::block_size)
+#define gridDim   (standin::grid_size)
+static const int warpSize = 32;
+
+#define KERNEL(threads) static void
+#define SHARED(Type, s)                                                                                                \
+    static const char s##_site_ = 0;                                                                                   \
+    Type &s = *static_cast<Type *>(standin::shared_memory(&s##_site_, sizeof(Type), alignof(Type)))
+#define SHARED_BYTES(Type, s) Type *s = static_cast<Type *>(standin::dynamic_shared_memory())
+#define LAUNCH(kernel, grid, block, stream, ...)                                                                       \
+    standin::start(#kernel, kernel, dim3(grid), dim3(block), 0, false, stream, __VA_ARGS__)
+#define LAUNCH_BLOCKS(kernel, grid, block, bytes, stream, ...)                                                         \
+    standin::start(#kernel, kernel, dim3(grid), dim3(block), bytes, true, stream, __VA_ARGS__)
+
+// The line of the call, so that a message (and a mutation) can name the barrier.
+static inline void __syncthreads(int line = __builtin_LINE()) {
+    standin::block_barrier(line);
+}
+static inline int __syncthreads_or(int value, int line = __builtin_LINE()) {
+    return standin::block_vote(line, value != 0, true) != 0;
+}
+static inline int __syncthreads_and(int value, int line = __builtin_LINE()) {
+    return standin::block_vote(line, value != 0, false) != 0;
+}
+static inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE()) {
+    standin::exchange(standin::WARP_BARRIER, line, mask, 0);
+}
+template <typename T> T __shfl_sync(unsigned mask, T value, int from, int width = 32, int line = __builtin_LINE()) {
+    const uint64_t *all = standin::exchange(standin::SHUFFLE, line, mask, standin::word_of(value));
+    const int base = standin::lane() / width * width;
+    return standin::value_of<T>(all[base + from % width]);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int other, int width = 32, int line = __builtin_LINE()) {
+    const uint64_t *all = standin::exchange(standin::SHUFFLE, line, mask, standin::word_of(value));
+    const int lane = standin::lane(), from = lane ^ other;
+    return standin::value_of<T>(all[from / width == lane / width ? from : lane]);
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, int below, int width = 32, int line = __builtin_LINE()) {
+    const uint64_t *all = standin::exchange(standin::SHUFFLE, line, mask, standin::word_of(value));
+    const int lane = standin::lane(), from = lane + below;
+    return standin::value_of<T>(all[from / width == lane / width ? from : lane]);
+}
+template <typename T> T __shfl_up_sync(unsigned mask, T value, int above, int width = 32, int line = __builtin_LINE()) {
+    const uint64_t *all = standin::exchange(standin::SHUFFLE, line, mask, standin::word_of(value));
+    const int lane = standin::lane(), from = lane - above;
+    return standin::value_of<T>(all[from >= lane / width * width ? from : lane]);
+}
+static inline unsigned __ballot_sync(unsigned mask, int value, int line = __builtin_LINE()) {
+    const uint64_t *all = standin::exchange(standin::VOTE, line, mask, value != 0);
+    unsigned bits = 0;
+    for (int i = 0; i < 32; i++) bits |= all[i] != 0 ? 1u << i : 0u;
+    return bits;
+}
+static inline int __any_sync(unsigned mask, int value, int line = __builtin_LINE()) {
+    return __ballot_sync(mask, value, line) != 0;
+}
+static inline int __all_sync(unsigned mask, int value, int line = __builtin_LINE()) {
+    return (__ballot_sync(mask, value, line) & mask) == mask;
+}
+
+static inline int __popc(unsigned x) {
+    return __builtin_popcount(x);
+}
+static inline int __ffs(int x) {
+    return __builtin_ffs(x);
+}
+static inline int __clz(int x) {
+    return x == 0 ? 32 : __builtin_clz((unsigned)x);
+}
+// Macros, as the host's <cmath> declares functions of these names.
+#define __expf(x) expf(x)
+#define __logf(x) logf(x)
+static inline float __fdividef(float x, float y) {
+    return x / y;
+}
+static inline float rsqrtf(float x) {
+    return 1.0f / sqrtf(x);
+}
+static inline float __frcp_rn(float x) {
+    return 1.0f / x;
+}
+static inline float __fsqrt_rn(float x) {
+    return sqrtf(x);
+}
+static inline float __fdiv_rn(float x, float y) {
+    return x / y;
+}
+// volatile: these promise that nothing is fused.
+static inline float __fmul_rn(float x, float y) {
+    volatile float product = x * y;
+    return product;
+}
+static inline float __fadd_rn(float x, float y) {
+    volatile float sum = x + y;
+    return sum;
+}
+static inline float __fsub_rn(float x, float y) {
+    volatile float difference = x - y;
+    return difference;
+}
+static inline float __fmaf_rn(float x, float y, float z) {
+    return fmaf(x, y, z);
+}
+static inline unsigned __umulhi(unsigned x, unsigned y) {
+    return (unsigned)((uint64_t)x * y >> 32);
+}
+static inline unsigned __float_as_uint(float x) {
+    return (unsigned)standin::word_of(x);
+}
+static inline float __uint_as_float(unsigned x) {
+    return standin::value_of<float>(x);
+}
+template <typename T> static inline T __ldg(const T *from) {
+    return *from;
+}
+static inline int min(int a, int b) {
+    return a < b ? a : b;
+}
+static inline int max(int a, int b) {
+    return a > b ? a : b;
+}
+
+// --- bf16 ---
+
+struct __nv_bfloat16 {
+    uint16_t bits;
+};
+struct alignas(4) __nv_bfloat162 {
+    __nv_bfloat16 x, y;
+};
+static inline float __bfloat162float(__nv_bfloat16 x) {
+    return standin::value_of<float>((uint64_t)x.bits << 16);
+}
+static inline __nv_bfloat16 __float2bfloat16_rn(float x) {
+    uint32_t u = (uint32_t)standin::word_of(x);
+    if (std::isnan(x)) return {0x7FFF};
+    return {(uint16_t)((u + 0x7FFFu + (u >> 16 & 1u)) >> 16)};
+}
+static inline __nv_bfloat16 __float2bfloat16(float x) {
+    return __float2bfloat16_rn(x);
+}
+static inline float2 __bfloat1622float2(__nv_bfloat162 x) {
+    return {__bfloat162float(x.x), __bfloat162float(x.y)};
+}
+static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
+    return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
+}
+static inline __nv_bfloat162 __float22bfloat162_rn(float2 x) {
+    return __floats2bfloat162_rn(x.x, x.y);
+}
+
+// --- wmma tiles, 16 x 16 x 16: an element belongs to a lane in an order that no kernel can guess ---
+
+namespace nvcuda {
+namespace wmma {
+
+struct matrix_a {};
+struct matrix_b {};
+struct accumulator {};
+struct row_major {};
+struct col_major {};
+enum layout_t { mem_row_major, mem_col_major };
+
+constexpr int TILE = 16, SHARE = TILE * TILE / 32;
+
+template <typename Use, int M, int N, int K, typename T, typename Layout = void> struct fragment {
+    static_assert(M == TILE && N == TILE && K == TILE, "the stand-in has 16 x 16 x 16 tiles only");
+    static constexpr int num_elements = SHARE;
+    T x[SHARE];
+};
+
+// The tile's element that place i of a lane's share holds.
+static inline int element_of(int lane, int i) {
+    return (lane * 13 + 5) % 32 + 32 * ((i + lane * 3) % SHARE);
+}
+
+template <typename T> void check_pointer(const T *pointer, unsigned ld, const char *what) {
+    const unsigned multiple = 16 / sizeof(T);
+    if (reinterpret_cast<uintptr_t>(pointer) % 32 != 0 || ld % multiple != 0)
+        standin::refuse("%s: needs 32-byte alignment and a leading dimension that is a multiple of %u, not %p and %u",
+                        what, multiple, (const void *)pointer, ld);
+}
+
+template <typename F, typename T> void load(F &f, const T *from, unsigned ld, bool row_major_) {
+    check_pointer(from, ld, "load_matrix_sync");
+    for (int i = 0; i < SHARE; i++) {
+        const int e = element_of(standin::lane(), i), row = e / TILE, column = e % TILE;
+        f.x[i] = row_major_ ? from[row * ld + column] : from[column * ld + row];
+    }
+}
+template <typename Use, typename T, typename Layout>
+void load_matrix_sync(fragment<Use, 16, 16, 16, T, Layout> &f, const T *from, unsigned ld,
+                      int line = __builtin_LINE()) {
+    standin::exchange(standin::TILE, line, 0xffffffffu, (uint64_t)ld);
+    load(f, from, ld, std::is_same<Layout, row_major>::value);
+}
+template <typename T>
+void load_matrix_sync(fragment<accumulator, 16, 16, 16, T> &f, const T *from, unsigned ld, layout_t layout,
+                      int line = __builtin_LINE()) {
+    standin::exchange(standin::TILE, line, 0xffffffffu, (uint64_t)ld);
+    load(f, from, ld, layout == mem_row_major);
+}
+template <typename T>
+void store_matrix_sync(T *to, const fragment<accumulator, 16, 16, 16, T> &f, unsigned ld, layout_t layout,
+                       int line = __builtin_LINE()) {
+    standin::exchange(standin::TILE, line, 0xffffffffu, (uint64_t)ld);
+    check_pointer(to, ld, "store_matrix_sync");
+    for (int i = 0; i < SHARE; i++) {
+        const int e = element_of(standin::lane(), i), row = e / TILE, column = e % TILE;
+        to[layout == mem_row_major ? row * ld + column : column * ld + row] = f.x[i];
+    }
+}
+template <typename F, typename V> void fill_fragment(F &f, V value) {
+    for (int i = 0; i < SHARE; i++) f.x[i] = value;
+}
+
+// Gathers a tile from the warp's shares.
+template <typename F> void gather(const F &f, float tile[TILE * TILE], int line) {
+    const uint64_t *all = standin::exchange(standin::TILE, line, 0xffffffffu, (uint64_t)(uintptr_t)&f);
+    for (int lane = 0; lane < 32; lane++) {
+        const F &of_lane = *reinterpret_cast<const F *>((uintptr_t)all[lane]);
+        for (int i = 0; i < SHARE; i++) {
+            if constexpr (sizeof(f.x[0]) == 2)
+                tile[element_of(lane, i)] = __bfloat162float(of_lane.x[i]);
+            else
+                tile[element_of(lane, i)] = of_lane.x[i];
+        }
+    }
+}
+template <typename LayoutA, typename LayoutB>
+void mma_sync(fragment<accumulator, 16, 16, 16, float> &d,
+              const fragment<matrix_a, 16, 16, 16, __nv_bfloat16, LayoutA> &a,
+              const fragment<matrix_b, 16, 16, 16, __nv_bfloat16, LayoutB> &b,
+              const fragment<accumulator, 16, 16, 16, float> &c, int line = __builtin_LINE()) {
+    float left[TILE * TILE], right[TILE * TILE];
+    gather(a, left, line);
+    gather(b, right, line);
+    for (int i = 0; i < SHARE; i++) {
+        const int e = element_of(standin::lane(), i), row = e / TILE, column = e % TILE;
+        float sum = c.x[i];
+        for (int k = 0; k < TILE; k++) sum += left[row * TILE + k] * right[k * TILE + column];
+        d.x[i] = sum;
+    }
+    standin::exchange(standin::TILE, line, 0xffffffffu, 0); // no lane changes its share before all have read it
+}
+
+} // namespace wmma
+} // namespace nvcuda
