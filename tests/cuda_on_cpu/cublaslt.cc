@@ -1,8 +1,12 @@
 // The stand-in's cuBLASLt: column-major products as plain loops with fp32 sums in the order of k. It refuses what the
 // real one refuses, and beyond that what kto must not ask for: TF32, and partial sums in the output's type.
+//
+// The environment: KTO_STANDIN_SWAP=N flips a transpose flag of the N-th kind of product in the order of their first
+// use; KTO_STANDIN_LIST=FILE appends the kinds that were met, as lines "product:N".
 #include "cublasLt.h"
 #include "standin.h"
 
+#include <array>
 #include <vector>
 
 struct cublasLtContext {};
@@ -117,6 +121,30 @@ void run(const Product &p) {
 
 uint64_t alignment(const void *pointer) {
     return reinterpret_cast<uintptr_t>(pointer) & -reinterpret_cast<uintptr_t>(pointer);
+}
+
+// Kinds of products so far: flags, epilogue, types, whether c is added to.
+std::vector<std::array<int, 6>> kinds;
+
+__attribute__((destructor)) void list_kinds() {
+    const char *path = getenv("KTO_STANDIN_LIST");
+    FILE *file = path != nullptr ? fopen(path, "a") : nullptr;
+    if (file == nullptr) return;
+    for (size_t i = 0; i < kinds.size(); i++) fprintf(file, "product:%zu\n", i + 1);
+    fclose(file);
+}
+
+// The operation, with a flag flipped where the environment asks for it.
+cublasLtMatmulDescOpaque mutated(const cublasLtMatmulDescOpaque &op, const cublasLtMatrixLayoutOpaque &a,
+                                 const cublasLtMatrixLayoutOpaque &d, float beta) {
+    static const char *const which = getenv("KTO_STANDIN_SWAP");
+    cublasLtMatmulDescOpaque copy = op;
+    const std::array<int, 6> kind = {op.transpose_a, op.transpose_b, op.epilogue, a.type, d.type, beta != 0};
+    size_t index = 0;
+    while (index < kinds.size() && kinds[index] != kind) index++;
+    if (index == kinds.size()) kinds.push_back(kind);
+    if (which != nullptr && (int)index + 1 == atoi(which)) copy.transpose_a = !copy.transpose_a;
+    return copy;
 }
 
 template <typename T> cublasStatus_t take(T *to, const void *value, size_t bytes) {
@@ -251,7 +279,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
     if (handle == nullptr || alpha == nullptr || beta == nullptr || a == nullptr || b == nullptr || c == nullptr ||
         d == nullptr)
         return CUBLAS_STATUS_INVALID_VALUE;
-    const cublasStatus_t status = check(operation, a_layout, b_layout, c_layout, d_layout);
+    const cublasLtMatmulDescOpaque op = mutated(*operation, *a_layout, *d_layout, *static_cast<const float *>(beta));
+    const cublasStatus_t status = check(&op, a_layout, b_layout, c_layout, d_layout);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     if (algo == nullptr || algo->data[0] != ALGORITHM)
         standin::refuse("cuBLASLt: a product without an algorithm that was chosen before may change from call to call");

@@ -21,18 +21,21 @@ typedef struct Sizes {
 static const Sizes linear_sizes[] = {{0, 8, 8},     {1, 64, 32},    {5, 33, 7},
                                      {37, 64, 259}, {130, 259, 64}, {300, 128, 513}};
 
-// y = x W^T + bias, then dx (+)= dy W, on one layer whose weight starts one element off any alignment.
+// y = x W^T + bias, then dx (+)= dy W, on one layer whose weight and bias start one element off any alignment.
 static void check_linear(DType dtype, Sizes s, bool with_bias) {
     Ops ops = matrix_open(dtype, 0, (DeviceShapes){.tokens = s.n, .features = s.in > s.out ? s.in : s.out});
     size_t nx = (size_t)s.n * s.in, ny = (size_t)s.n * s.out, nw = (size_t)s.in * s.out;
     float *x = ops_random(&ops, nx, 1, 1), *w = ops_random(&ops, nw + 1, 1, 2),
-          *bias = ops_random(&ops, (size_t)s.out, 1, 3);
+          *biases = ops_random(&ops, (size_t)s.out + 1, 1, 3);
     float *dy = ops_random(&ops, ny, 1, 4), *dx = ops_random(&ops, nx, 8, 5);
-    void *device_w = ops_array(&ops, w, nw + 1), *device_bias = ops_array(&ops, bias, (size_t)s.out);
+    void *device_w = ops_array(&ops, w, nw + 1), *device_bias = ops_array(&ops, biases, (size_t)s.out + 1);
     void *device_x = ops_array(&ops, x, nx), *device_y = ops_array(&ops, NULL, ny);
     void *device_dy = ops_array(&ops, dy, ny), *device_dx = ops_array(&ops, dx, nx);
-    Linear layer = {(char *)device_w + dtype_size(dtype), with_bias ? device_bias : NULL, s.in, s.out};
-    const float *weight = w + 1;
+    Linear layer = {.weight = (char *)device_w + dtype_size(dtype),
+                    .bias = with_bias ? (char *)device_bias + dtype_size(dtype) : NULL,
+                    .in = s.in,
+                    .out = s.out};
+    const float *weight = w + 1, *bias = biases + 1;
     double *want = ops_host((nx + ny) * sizeof *want), *tolerance = ops_host((nx + ny) * sizeof *tolerance);
 
     CHECK(backend->linear(ops.device, &layer, device_x, device_y, s.n));
@@ -72,7 +75,7 @@ static void check_linear(DType dtype, Sizes s, bool with_bias) {
     }
     void *buffers[] = {device_w, device_bias, device_x, device_y, device_dy, device_dx};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) ops_free(&ops, buffers[i]);
-    void *hosts[] = {x, w, bias, dy, dx, want, tolerance};
+    void *hosts[] = {x, w, biases, dy, dx, want, tolerance};
     for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) free(hosts[i]);
     backend->close(ops.device);
 }

@@ -1,0 +1,316 @@
+// The stand-in refuses what the real thing would not forgive. Each case runs in a child process: it must end well, or
+// be stopped with a message that names the fault.
+#include "cublasLt.h"
+#include "standin.h"
+
+#include <string>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vector>
+
+namespace {
+
+enum { N = 64 };
+
+void check(bool good, const char *what) {
+    if (good) return;
+    fprintf(stderr, "wrong: %s\n", what);
+    exit(1);
+}
+
+float *device_floats(size_t count) {
+    void *pointer = nullptr;
+    check(cudaMalloc(&pointer, count * sizeof(float)) == cudaSuccess, "cudaMalloc");
+    return static_cast<float *>(pointer);
+}
+
+std::vector<float> download(const float *from, size_t count) {
+    std::vector<float> to(count);
+    check(cudaMemcpy(to.data(), from, count * sizeof(float), cudaMemcpyDeviceToHost) == cudaSuccess, "cudaMemcpy");
+    return to;
+}
+
+struct Exchange {
+    float value[N];
+};
+
+// Reverses N numbers through shared memory.
+KERNEL(N) reverse(float *x, int barrier) {
+    SHARED(Exchange, s);
+    s.value[threadIdx.x] = x[threadIdx.x];
+    if (barrier) __syncthreads();
+    x[threadIdx.x] = s.value[N - 1 - threadIdx.x];
+}
+
+KERNEL(N) misses_a_barrier(float *x) {
+    if (threadIdx.x == 3) return;
+    __syncthreads();
+    x[threadIdx.x] = 0;
+}
+
+KERNEL(N) other_barriers(float *x) {
+    if (threadIdx.x < 32)
+        __syncthreads();
+    else
+        __syncthreads();
+    x[threadIdx.x] = 0;
+}
+
+KERNEL(N) one_lane_shuffles(float *x) {
+    if (threadIdx.x == 0) x[0] = __shfl_xor_sync(0xffffffffu, x[0], 1);
+}
+
+KERNEL(N) overruns(float *x) {
+    SHARED_BYTES(float, s);
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    x[threadIdx.x] = s[threadIdx.x];
+}
+
+KERNEL(N) sums(float *x) {
+    float sum = x[threadIdx.x];
+    for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+    x[threadIdx.x] = sum + (float)__ballot_sync(0xffffffffu, threadIdx.x % 32 < 2);
+}
+
+KERNEL(32) tile_product(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *c) {
+    using namespace nvcuda;
+    wmma::fragment<wmma::matrix_a, 16, 16, 16, __nv_bfloat16, wmma::row_major> left;
+    wmma::fragment<wmma::matrix_b, 16, 16, 16, __nv_bfloat16, wmma::col_major> right;
+    wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum;
+    wmma::fill_fragment(sum, 1.0f);
+    wmma::load_matrix_sync(left, a, 16);
+    wmma::load_matrix_sync(right, b, 16);
+    wmma::mma_sync(sum, left, right, sum);
+    wmma::store_matrix_sync(c, sum, 16, wmma::mem_row_major);
+}
+
+void run_reverse(int barrier) {
+    float numbers[N];
+    for (int i = 0; i < N; i++) numbers[i] = (float)i;
+    float *x = device_floats(N);
+    cudaMemcpy(x, numbers, sizeof numbers, cudaMemcpyHostToDevice);
+    LAUNCH_BLOCKS(reverse, 1, N, 0, nullptr, x, barrier);
+    const std::vector<float> got = download(x, N);
+    for (int i = 0; i < N; i++) check(got[(size_t)i] == (float)(N - 1 - i), "reversed numbers");
+}
+
+// --- cases ---
+
+void good_kernel() {
+    run_reverse(1);
+}
+void forgotten_barrier() {
+    run_reverse(0);
+}
+void missed_barrier() {
+    LAUNCH_BLOCKS(misses_a_barrier, 1, N, 0, nullptr, device_floats(N));
+    cudaDeviceSynchronize();
+}
+void different_barriers() {
+    LAUNCH_BLOCKS(other_barriers, 1, N, 0, nullptr, device_floats(N));
+    cudaDeviceSynchronize();
+}
+void lone_shuffle() {
+    LAUNCH_BLOCKS(one_lane_shuffles, 1, N, 0, nullptr, device_floats(N));
+    cudaDeviceSynchronize();
+}
+void barrier_without_blocks() {
+    LAUNCH(reverse, 1, N, nullptr, device_floats(N), 1);
+    cudaDeviceSynchronize();
+}
+void shared_overrun() {
+    LAUNCH_BLOCKS(overruns, 1, N, (N - 8) * sizeof(float), nullptr, device_floats(N));
+    cudaDeviceSynchronize();
+}
+void too_much_shared() {
+    LAUNCH_BLOCKS(overruns, 1, N, 50 << 10, nullptr, device_floats(N));
+    check(cudaGetLastError() == cudaErrorInvalidValue, "50 KiB without opting in are refused");
+    check(cudaFuncSetAttribute(reinterpret_cast<const void *>(&overruns), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               50 << 10) == cudaSuccess,
+          "opting in");
+    LAUNCH_BLOCKS(overruns, 1, N, 50 << 10, nullptr, device_floats(N));
+    check(cudaGetLastError() == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess, "50 KiB after opting in");
+}
+void host_access() {
+    *static_cast<volatile float *>(device_floats(N)) = 1;
+}
+void fresh_memory() {
+    for (float x : download(device_floats(N), N)) check(std::isnan(x), "new memory is NaN");
+}
+void copy_overrun() {
+    float numbers[2 * N] = {0};
+    cudaMemcpy(device_floats(N), numbers, sizeof numbers, cudaMemcpyHostToDevice);
+}
+void forgotten_wait() {
+    cudaStream_t stream;
+    cudaStreamCreate(&stream);
+    float *x = device_floats(N), numbers[N] = {0}, got = -1;
+    cudaMemcpyAsync(x, numbers, sizeof numbers, cudaMemcpyHostToDevice, stream);
+    cudaMemcpyAsync(&got, x, sizeof got, cudaMemcpyDeviceToHost, stream);
+    check(got == -1, "nothing is there before the wait");
+    cudaStreamSynchronize(stream);
+    check(got == 0, "all is there after it");
+}
+void shuffles() {
+    float numbers[N];
+    for (int i = 0; i < N; i++) numbers[i] = (float)(i / 32 + 1);
+    float *x = device_floats(N);
+    cudaMemcpy(x, numbers, sizeof numbers, cudaMemcpyHostToDevice);
+    LAUNCH_BLOCKS(sums, 1, N, 0, nullptr, x);
+    const std::vector<float> got = download(x, N);
+    for (int i = 0; i < N; i++)
+        check(got[(size_t)i] == (float)(32 * (i / 32 + 1) + 3), "sums over warps, and a ballot");
+}
+void tiles() {
+    std::vector<__nv_bfloat16> a(256), b(256);
+    std::vector<float> want(256, 1.0f);
+    for (int i = 0; i < 256; i++) {
+        a[(size_t)i] = __float2bfloat16_rn((float)(i * 7 % 13 - 6));
+        b[(size_t)i] = __float2bfloat16_rn((float)(i * 5 % 11 - 5));
+    }
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 16; j++)
+            for (int k = 0; k < 16; k++)
+                want[(size_t)(i * 16 + j)] +=
+                    __bfloat162float(a[(size_t)(i * 16 + k)]) * __bfloat162float(b[(size_t)(j * 16 + k)]);
+    void *left, *right;
+    cudaMalloc(&left, 512);
+    cudaMalloc(&right, 512);
+    cudaMemcpy(left, a.data(), 512, cudaMemcpyHostToDevice);
+    cudaMemcpy(right, b.data(), 512, cudaMemcpyHostToDevice);
+    float *c = device_floats(256);
+    LAUNCH_BLOCKS(tile_product, 1, 32, 0, nullptr, static_cast<const __nv_bfloat16 *>(left),
+                  static_cast<const __nv_bfloat16 *>(right), c);
+    check(download(c, 256) == want, "a product of tiles");
+}
+void lost_device() { // with KTO_STANDIN_FAIL=launch:1
+    float *x = device_floats(N);
+    LAUNCH_BLOCKS(reverse, 1, N, 0, nullptr, x, 1);
+    check(cudaDeviceSynchronize() == cudaErrorLaunchFailure, "the wait tells of the failed kernel");
+    check(cudaMemsetAsync(x, 0, 4, nullptr) == cudaErrorLaunchFailure, "and every call after it");
+}
+void product_refusals() {
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t a, b, c, short_ld;
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulHeuristicResult_t result;
+    int count = 0;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatrixLayoutCreate(&a, CUDA_R_32F, 8, 4, 8);
+    cublasLtMatrixLayoutCreate(&b, CUDA_R_32F, 4, 6, 4);
+    cublasLtMatrixLayoutCreate(&c, CUDA_R_32F, 8, 6, 8);
+    cublasLtMatrixLayoutCreate(&short_ld, CUDA_R_32F, 8, 6, 7);
+    cublasLtMatmulPreferenceCreate(&preference);
+    const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none);
+    check(cublasLtMatmulAlgoGetHeuristic(handle, operation, a, b, short_ld, short_ld, preference, 1, &result, &count) ==
+              CUBLAS_STATUS_INVALID_VALUE,
+          "a leading dimension that is too short");
+    check(cublasLtMatmulAlgoGetHeuristic(handle, operation, b, a, c, c, preference, 1, &result, &count) ==
+              CUBLAS_STATUS_INVALID_VALUE,
+          "shapes that do not meet");
+    check(cublasLtMatmulAlgoGetHeuristic(handle, operation, a, b, c, c, preference, 1, &result, &count) ==
+                  CUBLAS_STATUS_SUCCESS &&
+              count == 1,
+          "a good product");
+    const float one = 1, zero = 0;
+    float *x = device_floats(32), *y = device_floats(24), *z = device_floats(48);
+    check(cublasLtMatmul(handle, operation, &one, x + 1, a, y, b, &zero, z, c, z, c, &result.algo, nullptr, 0,
+                         nullptr) == CUBLAS_STATUS_INVALID_VALUE,
+          "an alignment that was not promised");
+}
+void product_that_may_vary() {
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t a;
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulHeuristicResult_t result;
+    int count;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatrixLayoutCreate(&a, CUDA_R_32F, 4, 4, 4);
+    cublasLtMatmulPreferenceCreate(&preference); // all reduction schemes
+    cublasLtMatmulAlgoGetHeuristic(handle, operation, a, a, a, a, preference, 1, &result, &count);
+}
+
+struct Case {
+    const char *name;
+    void (*run)();
+    const char *message;     // what it is stopped with; null: it ends well
+    const char *environment; // NAME=VALUE
+};
+
+const Case cases[] = {
+    {"a good kernel", good_kernel, nullptr, nullptr},
+    {"a good kernel in another order", good_kernel, nullptr, "KTO_STANDIN_SEED=3"},
+    {"a forgotten barrier", forgotten_barrier, "wrong: reversed numbers", nullptr},
+    {"a forgotten barrier in another order", forgotten_barrier, "wrong: reversed numbers", "KTO_STANDIN_SEED=3"},
+    {"a barrier that is taken away", good_kernel, "wrong: reversed numbers", "KTO_STANDIN_DROP=reverse:BARRIER"},
+    {"a missed barrier", missed_barrier, "kernel misses_a_barrier, block (0, 0, 0), thread 0: waits for ever", nullptr},
+    {"different barriers", different_barriers, "while others wait at line", nullptr},
+    {"a shuffle of one lane", lone_shuffle, "waits for ever", nullptr},
+    {"a barrier under LAUNCH", barrier_without_blocks, "use LAUNCH_BLOCKS", nullptr},
+    {"shared memory overrun", shared_overrun, "a kernel touched memory that is not its own", nullptr},
+    {"too much shared memory", too_much_shared, nullptr, nullptr},
+    {"the host in device memory", host_access, "host code touched device memory", nullptr},
+    {"fresh memory", fresh_memory, nullptr, nullptr},
+    {"a copy beyond its buffer", copy_overrun, "leave their device memory", nullptr},
+    {"a forgotten wait", forgotten_wait, nullptr, nullptr},
+    {"a wait that is taken away", forgotten_wait, "wrong: all is there after it", "KTO_STANDIN_DROP_WAIT=1"},
+    {"shuffles", shuffles, nullptr, nullptr},
+    {"tiles", tiles, nullptr, nullptr},
+    {"a lost device", lost_device, nullptr, "KTO_STANDIN_FAIL=launch:1"},
+    {"no memory", good_kernel, "wrong: cudaMalloc", "KTO_STANDIN_FAIL=cudaMalloc:1"},
+    {"refused products", product_refusals, nullptr, nullptr},
+    {"a product whose bits may vary", product_that_may_vary, "partial sums in the output's type", nullptr},
+};
+
+// The line of the barrier in `reverse`, as KTO_STANDIN_DROP wants it.
+std::string with_line(const char *environment) {
+    std::string text = environment;
+    const size_t at = text.find("BARRIER");
+    if (at == std::string::npos) return text;
+    FILE *source = fopen(__FILE__, "r");
+    char line[256];
+    for (int number = 1; source != nullptr && fgets(line, sizeof line, source) != nullptr; number++)
+        if (strstr(line, "if (barrier) __syncthreads();") == line + 4) text.replace(at, 7, std::to_string(number));
+    if (source != nullptr) fclose(source);
+    return text;
+}
+
+bool run_case(const Case &c) {
+    int ends[2];
+    if (pipe(ends) != 0) return false;
+    const pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], 2);
+        close(ends[0]);
+        if (c.environment != nullptr) putenv(strdup(with_line(c.environment).c_str()));
+        c.run();
+        _exit(0);
+    }
+    close(ends[1]);
+    std::string said;
+    char text[4096];
+    for (ssize_t bytes; (bytes = read(ends[0], text, sizeof text)) > 0;) said.append(text, (size_t)bytes);
+    close(ends[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    const bool ended_well = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    const bool good = c.message == nullptr ? ended_well : !ended_well && said.find(c.message) != std::string::npos;
+    printf("%s: %s\n", good ? "ok" : "FAILED", c.name);
+    if (!good) printf("  it said: %s\n", said.c_str());
+    return good;
+}
+
+} // namespace
+
+int main() {
+    setvbuf(stdout, nullptr, _IONBF, 0); // children must not print again what waits in a buffer
+    int failures = 0;
+    for (const Case &c : cases) failures += !run_case(c);
+    return failures > 0;
+}
