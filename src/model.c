@@ -208,6 +208,7 @@ Status model_reserve(Model *model, int64_t keep_tokens, int64_t all_tokens) {
     TRY(backend->alloc(model->device, model->memory.activations, "activations", &state->activations));
     cut_arena(&model->config, &model->options, keep, all, state->activations, &state->buffers);
     const DeviceShapes shapes = model_shapes(&model->config, &model->options, all);
+    model->memory.scratch = backend->scratch_bytes(&model->options.device, &shapes);
     TRY(backend->reserve(model->device, &shapes));
     state->keep_capacity = keep;
     state->all_capacity = all;
@@ -342,10 +343,9 @@ static Status load_weights(Model *model, const char *model_dir, Comm *comm) {
                                   &list.item[i].tensor);
     status = comm_agree(comm, status); // before the collective part of mapping
     if (status == STATUS_OK) status = map_weights(model, comm, &list);
-    if (status == STATUS_OK && comm->node_rank == 0) model->hash = tensor_files_hash(model->state->files);
+    if (status == STATUS_OK) model->hash = tensor_files_hash(model->state->files);
     free(list.item);
-    TRY(status);
-    return comm_broadcast(comm, &model->hash, sizeof model->hash, 0);
+    return status;
 }
 
 size_t model_weight_bytes(const ModelConfig *c, DType dtype) {
@@ -512,7 +512,7 @@ Status model_init_adapter(Model *model, uint64_t seed) {
 // --- open and close -------------------------------------------------------------------------------------------------
 
 Status model_open(Model *model, const char *model_dir, const ModelOptions *options, Comm *comm) {
-    *model = (Model){.options = *options};
+    *model = (Model){.options = *options, .device = options->opened};
     TRY(MEMORY_ALLOC(model->state, 1, "the model"));
     TRY(model_config_read(&model->config, model_dir));
     if (options->max_positions > model->config.max_position)
@@ -520,7 +520,7 @@ Status model_open(Model *model, const char *model_dir, const ModelOptions *optio
                          "sequences of %d tokens are longer than the model's max_position_embeddings %d; lower "
                          "data.max_length",
                          options->max_positions, model->config.max_position);
-    TRY(options->backend->open(&options->device, &model->device));
+    if (model->device == NULL) TRY(options->backend->open(&options->device, &model->device));
     TRY(load_weights(model, model_dir, comm));
     TRY(make_rope(model));
     return make_adapters(model);

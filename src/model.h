@@ -12,6 +12,7 @@ struct Comm;
 typedef struct ModelOptions {
     const Backend *backend;
     DeviceOptions device;
+    Device *opened; // the device, open already and from then on the model's; NULL: model_open opens one
     int32_t lora_r; // 0: no adapters at all
     double lora_alpha, lora_dropout;
     bool lora_target[CONFIG_TARGETS_MAX];
@@ -28,7 +29,7 @@ typedef struct ModelMemory {
 typedef struct Model {
     ModelConfig config;
     ModelOptions options;
-    uint64_t hash; // of the base weights
+    uint64_t hash; // of the base weights, as this rank reads them
     Device *device;
     int64_t adapter_count;                       // elements of each of the four vectors
     float *adapter, *gradient, *adam_m, *adam_v; // device, fp32

@@ -1,6 +1,7 @@
 // Opening what a command needs, and the summary that a person reads first.
 #include "src/run.h"
 
+#include "src/base/hash.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
 
@@ -28,27 +29,178 @@ static int choose_threads(const Comm *comm) {
     return allowed / comm->node_size > 1 ? allowed / comm->node_size : 1;
 }
 
-static Status find_backend(const Config *config, const Backend **out) {
-    const char *why = "",
-               *names[] = {"cpu", "cpu", "cuda"}; // "auto" takes the CPU as long as no other device is built in
-    *out = backend_find(names[config->device.backend], &why);
-    return *out != NULL ? STATUS_OK : error_set(STATUS_USAGE, "%s", why);
-}
-
-static ModelOptions model_options(const Run *run, const Backend *backend) {
+static ModelOptions model_options(const Run *run) {
     const Config *config = &run->config;
-    ModelOptions options = {
-        .backend = backend,
-        .device = {.dtype = config->model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32, .threads = choose_threads(run->comm)},
-        .lora_r = (int32_t)config->lora.r,
-        .lora_alpha = config->lora.alpha,
-        .lora_dropout = config->lora.dropout,
-        .recompute = config->train.recompute == 1,
-        .paged_moments = config->train.optim == 1,
-        .max_positions = 0};
+    ModelOptions options = {.device = {.dtype = config->model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32,
+                                       .threads = choose_threads(run->comm),
+                                       .index = run->comm->node_rank},
+                            .lora_r = (int32_t)config->lora.r,
+                            .lora_alpha = config->lora.alpha,
+                            .lora_dropout = config->lora.dropout,
+                            .recompute = config->train.recompute == 1,
+                            .paged_moments = config->train.optim == 1,
+                            .max_positions = 0};
     memcpy(options.lora_target, config->lora.target, sizeof options.lora_target);
     return options;
 }
+
+// --- the device -----------------------------------------------------------------------------------------------------
+
+enum { BACKEND_AUTO, BACKEND_CPU, BACKEND_CUDA };
+enum { COMM_AUTO, COMM_NCCL, COMM_MPI };
+
+static bool is_gpu(const DeviceInfo *info) {
+    return info->id[0] != '\0';
+}
+
+static Status open_backend(const char *name, ModelOptions *options) {
+    const char *why = "";
+    options->backend = backend_find(name, &why);
+    if (options->backend == NULL) return error_set(STATUS_USAGE, "%s", why);
+    const Status status = options->backend->open(&options->device, &options->opened);
+    // Ranks take the visible GPUs in turn; how many there are, the device says when it lacks the one asked for.
+    int visible = 0;
+    if (status == STATUS_OK || sscanf(error_text(), "GPU %*d was asked for, and %d are visible", &visible) != 1 ||
+        visible < 1)
+        return status;
+    error_clear();
+    options->device.index %= visible;
+    return options->backend->open(&options->device, &options->opened);
+}
+
+// "auto" is a GPU where one opens. Where the module was built but gives none, that is said; a build without it is a CPU
+// build, and says nothing.
+static Status open_device(const Config *config, ModelOptions *options) {
+    if (config->device.backend == BACKEND_CUDA) return open_backend("cuda", options);
+    if (config->device.backend == BACKEND_AUTO) {
+        if (open_backend("cuda", options) == STATUS_OK) return STATUS_OK;
+        if (strstr(error_text(), ".so is not there") == NULL)
+            log_info("%-8s the CPU, because: %s", "device", error_text());
+        error_clear();
+    }
+    return open_backend("cpu", options);
+}
+
+// Fails on all ranks alike when one has another `text` than rank 0, and says which.
+static Status same_on_all_ranks(Comm *comm, const char *text, const char *advice) {
+    const uint64_t hash = hash_bytes(0, text, strlen(text));
+    const double mine[2] = {(double)(hash >> 32), (double)(hash & 0xffffffff)}; // exact
+    double *all = NULL;
+    int *counts = NULL;
+    Status status = MEMORY_ALLOC(all, 2 * comm->size, "the ranks' devices");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(counts, comm->size, "the ranks' devices");
+    for (int r = 0; r < comm->size && status == STATUS_OK; r++) counts[r] = 2;
+    if (status == STATUS_OK) status = comm_gather(comm, mine, all, counts);
+    int other = 0, others = 0;
+    for (int r = comm->size - 1; r > 0 && status == STATUS_OK; r--)
+        if (all[2 * r] != all[0] || all[2 * r + 1] != all[1]) {
+            other = r;
+            others++;
+        }
+    free(all);
+    free(counts);
+    TRY(status);
+    if (others == 0) return STATUS_OK;
+    char first[300] = "", second[300] = "";
+    snprintf(first, sizeof first, "%s", text);
+    snprintf(second, sizeof second, "%s", text);
+    TRY(comm_broadcast(comm, first, sizeof first, 0));
+    TRY(comm_broadcast(comm, second, sizeof second, other));
+    return comm_agree(comm, error_set(STATUS_USAGE, "rank 0 has %s, but rank %d%s has %s; %s", first, other,
+                                      others > 1 ? " (not alone)" : "", second, advice));
+}
+
+// Counts the ranks of this node that have this rank's device; *other is the lowest that is not this rank.
+static Status count_device_ranks(Run *run, const DeviceInfo *info, int *other) {
+    Comm *comm = run->comm;
+    const int64_t mine[2] = {(int64_t)hash_bytes(0, info->id, strlen(info->id)), comm->rank};
+    int64_t *all = NULL;
+    TRY(MEMORY_ALLOC(all, 2 * comm->node_size, "the ranks' devices"));
+    Status status = comm_node_gather(comm, mine, 2, all);
+    run->device_ranks = 0;
+    *other = comm->rank;
+    for (int i = 0; i < comm->node_size && status == STATUS_OK; i++) {
+        if (all[2 * i] != mine[0]) continue;
+        run->device_ranks++;
+        if (*other == comm->rank) *other = (int)all[2 * i + 1];
+    }
+    free(all);
+    return status;
+}
+
+// How gradients are summed, the same on all ranks: by NCCL on the GPUs, which takes one GPU a rank, or over MPI.
+static Status choose_device_sum(Run *run, const DeviceInfo *info, int other) {
+    Comm *comm = run->comm;
+    const int asked = run->config.device.comm;
+    run->device_sum = NULL;
+    if (comm->size == 1 || asked == COMM_MPI || (asked == COMM_AUTO && !is_gpu(info))) return STATUS_OK;
+    Status status = STATUS_OK;
+    if (!is_gpu(info)) {
+        status =
+            error_set(STATUS_USAGE, "device.comm = \"nccl\" sums on GPUs, and this run is on the CPU; use \"auto\"");
+    } else if (run->device_ranks > 1) {
+        char host[256] = "this machine";
+        gethostname(host, sizeof host - 1);
+        status =
+            error_set(STATUS_USAGE,
+                      "ranks %d and %d on %s share one GPU (%s), which NCCL does not allow: give the job more GPUs "
+                      "(--gpus), start fewer ranks, or set device.comm = \"mpi\"",
+                      comm->rank < other ? comm->rank : other, comm->rank < other ? other : comm->rank, host, info->id);
+    } else if (device_comm_find(&run->device_sum) != STATUS_OK) {
+        char why[ERROR_TEXT_MAX];
+        snprintf(why, sizeof why, "%s", error_text());
+        error_clear();
+        status =
+            error_set(STATUS_USAGE, "NCCL: %.600s; build with NCCL (libnccl-dev), or set device.comm = \"mpi\"", why);
+    }
+    status = comm_agree(comm, status);
+    if (status != STATUS_USAGE || asked != COMM_AUTO) return status;
+    log_info("%-8s gradients are summed over MPI, through the host, because: %s", "device", error_text());
+    error_clear();
+    comm->agreed_failure = false;
+    run->device_sum = NULL;
+    return STATUS_OK;
+}
+
+static Status check_devices(Run *run, const ModelOptions *options, bool sums) {
+    DeviceInfo info;
+    options->backend->info(options->opened, &info);
+    char text[300]; // CPUs may differ: ranks are bound to cores, and their threads are part of the name
+    snprintf(text, sizeof text, "%s in %s", is_gpu(&info) ? info.name : "the CPU",
+             options->device.dtype == DTYPE_BF16 ? "bfloat16" : "float32");
+    TRY(same_on_all_ranks(run->comm, text, "start all ranks on machines of one kind, or set device.backend = \"cpu\""));
+    int other = 0;
+    TRY(comm_agree(run->comm, count_device_ranks(run, &info, &other)));
+    return sums ? choose_device_sum(run, &info, other) : STATUS_OK;
+}
+
+static Status open_model(Run *run, bool sums) {
+    ModelConfig config;
+    TRY(comm_agree(run->comm, model_config_read(&config, run->config.model.path)));
+    const int64_t longest =
+        run->train.counts.longest > run->eval.counts.longest ? run->train.counts.longest : run->eval.counts.longest;
+    if (longest > config.max_position)
+        return comm_agree(run->comm,
+                          error_set(STATUS_USAGE,
+                                    "a row of %lld tokens is longer than the model's max_position_embeddings %d; set "
+                                    "data.max_length = %d",
+                                    (long long)longest, config.max_position, config.max_position));
+    ModelOptions options = model_options(run);
+    options.max_positions = config.max_position;
+    Status status = comm_agree(run->comm, open_device(&run->config, &options));
+    if (status == STATUS_OK) status = check_devices(run, &options, sums);
+    if (status != STATUS_OK) {
+        if (options.opened != NULL) options.backend->close(options.opened);
+        return status;
+    }
+    run->has_model = true;
+    TRY(comm_agree(run->comm, model_open(&run->model, run->config.model.path, &options, run->comm)));
+    char text[64];
+    snprintf(text, sizeof text, "base weights of hash %016llx", (unsigned long long)run->model.hash);
+    return same_on_all_ranks(run->comm, text, "give all machines the same model.path");
+}
+
+// --- rows and steps -------------------------------------------------------------------------------------------------
 
 static Status open_rows(Run *run, int32_t vocab) {
     const Config *config = &run->config;
@@ -68,23 +220,44 @@ static Status open_rows(Run *run, int32_t vocab) {
     return dataset_open(&run->eval, config->data.eval, run->tokenizer, &options, run->comm);
 }
 
-// The largest budget whose activations fit beside weights and adapters: from total memory and the configuration alone,
-// so that a resumed run finds the same one. Ranks on one machine share its memory.
-static Status choose_micro_batch_tokens(Run *run) {
+// Bytes that this rank may take for activations and scratch: from total memory and the configuration alone, so that a
+// resumed run finds the same. The ranks of a machine share the CPU's memory and one copy of the weights in it; on a GPU
+// each rank has its own copy.
+static double working_room(const Run *run) {
     const Model *model = &run->model;
     DeviceInfo info;
     model->options.backend->info(model->device, &info);
-    const double shared = (double)info.total_memory * MEMORY_SHARE - (double)model->memory.weights;
-    const double room = shared / run->comm->node_size - (double)model->memory.adapters;
+    const double usable = (double)info.total_memory * MEMORY_SHARE, weights = (double)model->memory.weights;
+    const double mine =
+        is_gpu(&info) ? usable / run->device_ranks - weights : (usable - weights) / run->comm->node_size;
+    return mine - (double)model->memory.adapters;
+}
+
+static double working_bytes(const Model *model, int64_t keep, int64_t all) {
+    return (double)model_activation_bytes(&model->config, &model->options, keep, all) +
+           (double)model_scratch_bytes(&model->config, &model->options, all);
+}
+
+// The largest budget that fits; 0: none does.
+static int64_t largest_micro_batch(const Run *run) {
+    const double room = working_room(run);
     int64_t low = 0, high = MICRO_BATCH_TOKENS_MAX;
     while (low < high) {
-        int64_t middle = (low + high + 1) / 2;
-        if ((double)model_activation_bytes(&model->config, &model->options, middle, middle) <= room)
+        const int64_t middle = (low + high + 1) / 2;
+        if (working_bytes(&run->model, middle, middle) <= room)
             low = middle;
         else
             high = middle - 1;
     }
-    double mine = (double)low, *all = NULL;
+    return low;
+}
+
+// The largest budget that fits on every rank.
+static Status choose_micro_batch_tokens(Run *run) {
+    const Model *model = &run->model;
+    DeviceInfo info;
+    model->options.backend->info(model->device, &info);
+    double mine = (double)largest_micro_batch(run), *all = NULL;
     int *counts = NULL;
     TRY(MEMORY_ALLOC(all, run->comm->size, "budgets"));
     TRY(MEMORY_ALLOC(counts, run->comm->size, "budgets"));
@@ -138,7 +311,17 @@ static Status reserve_activations(Run *run) {
     LayoutSize train = {0}, eval = {0};
     TRY(run_measure_layout(run, &run->train, rank, rank + 1, &train));
     if (run->eval.count > 0) TRY(run_measure_layout(run, &run->eval, rank, rank + 1, &eval));
-    return model_reserve(&run->model, train.keep, train.all > eval.all ? train.all : eval.all);
+    const int64_t all = train.all > eval.all ? train.all : eval.all;
+    const double needed = working_bytes(&run->model, train.keep, all), room = working_room(run);
+    if (needed > room)
+        return error_set(
+            STATUS_USAGE,
+            "train.micro_batch_tokens = %lld: the largest micro-batch has %lld tokens and needs %.0f MiB, and "
+            "rank %d has room for %.0f beside weights and adapters; set at most %lld, and let no row be longer "
+            "(data.max_length); train.recompute = \"layer\" needs less",
+            (long long)run->step.micro_batch_tokens, (long long)all, needed / 0x1p20, rank,
+            room > 0 ? room / 0x1p20 : 0, (long long)largest_micro_batch(run));
+    return model_reserve(&run->model, train.keep, all);
 }
 
 static Status open_step(Run *run) {
@@ -159,6 +342,13 @@ static Status open_step(Run *run) {
     run->step.seed = (uint64_t)config->train.seed;
     run->step.micro_batch_tokens = config->train.micro_batch_tokens;
     run->has_step = true;
+    if (run->device_sum != NULL) {
+        const Model *model = &run->model;
+        DeviceComm *joined;
+        TRY(device_comm_open(run->comm, run->device_sum, model->options.device.index,
+                             model->options.backend->stream(model->device), &joined));
+        run->step.device_comm = joined;
+    }
     TRY(step_open(&run->step, (int32_t)config->train.global_batch_size));
     if (run->step.micro_batch_tokens == 0) TRY(choose_micro_batch_tokens(run));
     return reserve_activations(run);
@@ -182,23 +372,7 @@ Status run_open(Run *run, unsigned parts) {
     int32_t vocab = 0;
     TRY(comm_agree(run->comm, open_tokenizer(run, &vocab)));
     if (parts & RUN_ROWS) TRY(open_rows(run, vocab));
-    if (parts & RUN_MODEL) {
-        const Backend *backend;
-        TRY(find_backend(&run->config, &backend));
-        ModelOptions options = model_options(run, backend);
-        const int64_t longest =
-            run->train.counts.longest > run->eval.counts.longest ? run->train.counts.longest : run->eval.counts.longest;
-        ModelConfig config;
-        TRY(model_config_read(&config, run->config.model.path));
-        if (longest > config.max_position)
-            return error_set(STATUS_USAGE,
-                             "a row of %lld tokens is longer than the model's max_position_embeddings %d; set "
-                             "data.max_length = %d",
-                             (long long)longest, config.max_position, config.max_position);
-        options.max_positions = config.max_position;
-        run->has_model = true;
-        TRY(comm_agree(run->comm, model_open(&run->model, run->config.model.path, &options, run->comm)));
-    }
+    if (parts & RUN_MODEL) TRY(open_model(run, parts & RUN_STEP));
     if (parts & RUN_STEP) TRY(comm_agree(run->comm, open_step(run)));
     return STATUS_OK;
 }
@@ -353,14 +527,23 @@ void run_describe(const Run *run) {
     log_info("%-8s LoRA r %lld alpha %g: %.2f M parameters", "adapter", (long long)config->lora.r, config->lora.alpha,
              (double)model->adapter_count / 1e6);
     run_describe_rows(run);
-    log_info("%-8s %s; %d rank%s, %d thread%s each", "device", info.name, run->comm->size,
-             run->comm->size == 1 ? "" : "s", info.threads, info.threads == 1 ? "" : "s");
+    const char *plural = run->comm->size == 1 ? "" : "s";
+    if (is_gpu(&info))
+        log_info("%-8s %s; %d rank%s%s", "device", info.name, run->comm->size, plural,
+                 run->comm->size == 1            ? ""
+                 : run->step.device_comm != NULL ? ", gradients summed by NCCL"
+                                                 : ", gradients summed over MPI");
+    else
+        log_info("%-8s %s; %d rank%s, %d thread%s each", "device", info.name, run->comm->size, plural, info.threads,
+                 info.threads == 1 ? "" : "s");
     if (info.note[0] != '\0') log_info("%-8s %s", "", info.note);
-    log_info("%-8s weights %.0f MiB, adapters %.1f MiB, activations %.0f MiB on this rank (micro_batch_tokens %lld)",
+    log_info("%-8s weights %.0f MiB, adapters %.1f MiB, activations %.0f MiB, scratch %.0f MiB on this rank "
+             "(micro_batch_tokens %lld)",
              "memory", (double)model->memory.weights / 0x1p20, (double)model->memory.adapters / 0x1p20,
-             (double)model->memory.activations / 0x1p20, (long long)run->step.micro_batch_tokens);
+             (double)model->memory.activations / 0x1p20, (double)model->memory.scratch / 0x1p20,
+             (long long)run->step.micro_batch_tokens);
     int online = (int)sysconf(_SC_NPROCESSORS_ONLN), used = info.threads * run->comm->node_size;
-    if (used < online && getenv("OMP_NUM_THREADS") == NULL)
+    if (!is_gpu(&info) && used < online && getenv("OMP_NUM_THREADS") == NULL)
         log_warning(
             "%d of this machine's %d cores are used: mpirun binds each rank to one core; start it with --bind-to none",
             used, online);

@@ -15,6 +15,8 @@ typedef struct Run {
     Model model;
     StepContext step;
     Reference train_reference, eval_reference;
+    int device_ranks;                    // ranks of this node that share this rank's device and its memory
+    const DeviceCommLibrary *device_sum; // sums gradients on the devices; NULL: over MPI
     bool has_model, has_step;
 } Run;
 

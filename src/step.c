@@ -38,6 +38,7 @@ void step_close(StepContext *context) {
     free(context->row_scores);
     free(context->records);
     free(context->host_gradient);
+    device_comm_close(context->device_comm);
 }
 
 static Status reserve_scores(StepContext *context, int64_t tokens) {
@@ -156,6 +157,14 @@ static Status backward(Walk *walk, double z0) {
 static Status sum_gradient(StepContext *context, StepTimes *times) {
     if (context->comm->size == 1) return STATUS_OK;
     Model *model = context->model;
+    if (context->device_comm != NULL) {
+        TRY(model->options.backend->sync(model->device)); // the backward's own time is not communication
+        double start = clock_seconds();
+        TRY(device_comm_sum_start(context->device_comm, model->gradient, (size_t)model->adapter_count));
+        TRY(device_comm_wait(context->device_comm));
+        times->comm_seconds += clock_seconds() - start;
+        return STATUS_OK;
+    }
     TRY(model_get(model, model->gradient, context->host_gradient));
     double start = clock_seconds();
     CommRequest request;

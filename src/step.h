@@ -2,6 +2,7 @@
 // Training, evaluation and the reference pass are the same walk, so that the reference runs training's own
 // micro-batches.
 #pragma once
+#include "comm/device_comm.h"
 #include "src/dataset.h"
 #include "src/kto.h"
 #include "src/model.h"
@@ -17,6 +18,7 @@ typedef struct Reference {
 
 typedef struct StepContext {
     Comm *comm;
+    DeviceComm *device_comm; // sums gradients on the device; NULL: over comm, through host memory
     Model *model;
     KtoOptions kto;
     int64_t micro_batch_tokens;

@@ -18,13 +18,14 @@ enum {
     ALIGNMENT_MAX = 16,  // bytes, the widest load: buffers that are aligned better share a plan
     WORKSPACE = 4 << 20, // bytes: cuBLAS's own defaults (cublasSetWorkspace)
     WORKSPACE_HOPPER = 32 << 20,
+    BIAS_BYTES = 1 << 20, // room for a bias that is moved to be aligned
 };
 
 // All of these have one size, so that a key has no padding.
 typedef struct Key {
     int64_t m, n, k, lda, ldb, ldc;
     int64_t ab_type, c_type, a_transposed, b_transposed, accumulate, bias;
-    int64_t a_alignment, b_alignment, c_alignment, bias_alignment;
+    int64_t a_alignment, b_alignment, c_alignment;
 } Key;
 
 typedef struct Plan {
@@ -39,7 +40,7 @@ typedef struct Plan {
 struct Gemm {
     cublasLtHandle_t handle;
     cublasLtMatmulPreference_t preference;
-    void *workspace;
+    void *workspace, *bias; // of workspace_bytes and BIAS_BYTES
     size_t workspace_bytes;
     uint64_t uses;
     Plan plans[SETS][WAYS];
@@ -82,6 +83,10 @@ static cublasStatus_t prefer(Gemm *gemm, cublasLtMatmulPreferenceAttributes_t na
     return cublasLtMatmulPreferenceSetAttribute(gemm->preference, name, &value, sizeof value);
 }
 
+static cublasStatus_t name_bias(Plan *plan, const void *bias) {
+    return cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+}
+
 // A stored matrix [rows, columns], row-major, as cuBLASLt's [columns, rows].
 static cublasStatus_t layout(cublasLtMatrixLayout_t *out, int64_t type, int64_t rows, int64_t columns, int64_t ld) {
     return cublasLtMatrixLayoutCreate(out, cuda_type((DType)type), (uint64_t)columns, (uint64_t)rows, ld);
@@ -97,22 +102,17 @@ static Status plan_make(Device *device, const GemmCall *call, Plan *plan) {
     CUBLAS_TRY(set_attribute(plan, CUBLASLT_MATMUL_DESC_TRANSB, at ? CUBLAS_OP_T : CUBLAS_OP_N), "transposing a");
     if (call->bias) {
         CUBLAS_TRY(set_attribute(plan, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS), "asking for a bias");
-        CUBLAS_TRY(cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call->bias,
-                                                  sizeof call->bias),
-                   "naming the bias");
+        CUBLAS_TRY(name_bias(plan, gemm->bias), "naming the bias");
     }
     CUBLAS_TRY(layout(&plan->left, key->ab_type, bt ? key->n : key->k, bt ? key->k : key->n, key->ldb), "laying out b");
     CUBLAS_TRY(layout(&plan->right, key->ab_type, at ? key->k : key->m, at ? key->m : key->k, key->lda),
                "laying out a");
     CUBLAS_TRY(layout(&plan->out, key->c_type, key->m, key->n, key->ldc), "laying out c");
 
-    // A bias has no alignment preference of its own; the output's covers it.
-    const int64_t out_alignment =
-        key->bias && key->bias_alignment < key->c_alignment ? key->bias_alignment : key->c_alignment;
     CUBLAS_TRY(prefer(gemm, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key->b_alignment), "aligning b");
     CUBLAS_TRY(prefer(gemm, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key->a_alignment), "aligning a");
-    CUBLAS_TRY(prefer(gemm, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_alignment), "aligning c");
-    CUBLAS_TRY(prefer(gemm, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_alignment), "aligning c");
+    CUBLAS_TRY(prefer(gemm, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key->c_alignment), "aligning c");
+    CUBLAS_TRY(prefer(gemm, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key->c_alignment), "aligning c");
     cublasLtMatmulHeuristicResult_t candidates[CANDIDATES];
     int count = 0;
     CUBLAS_TRY(cublasLtMatmulAlgoGetHeuristic(gemm->handle, plan->operation, plan->left, plan->right, plan->out,
@@ -143,8 +143,7 @@ static Status plan_find(Device *device, const GemmCall *call, Plan **out) {
                      .bias = call->bias != NULL,
                      .a_alignment = alignment(call->a),
                      .b_alignment = alignment(call->b),
-                     .c_alignment = alignment(call->c),
-                     .bias_alignment = alignment(call->bias)};
+                     .c_alignment = alignment(call->c)};
     Plan *set = gemm->plans[hash_bytes(0, &key, sizeof key) % SETS], *oldest = set;
     for (Plan *plan = set; plan < set + WAYS; plan++) {
         if (plan->operation && memcmp(&plan->key, &key, sizeof key) == 0) {
@@ -161,17 +160,28 @@ static Status plan_find(Device *device, const GemmCall *call, Plan **out) {
     return status;
 }
 
+// The heuristic takes a bias to be aligned (pytorch/pytorch#194497) and cannot be told that it is not.
+static Status bias_aligned(Device *device, const GemmCall *call, const void **out) {
+    const size_t bytes = (size_t)call->n * dtype_size(call->c_type);
+    *out = call->bias;
+    if (alignment(call->bias) == ALIGNMENT_MAX) return STATUS_OK;
+    if (bytes > BIAS_BYTES) return check(device, CUBLAS_STATUS_NOT_SUPPORTED, "an unaligned bias", call);
+    CUDA_TRY(device, cudaMemcpyAsync(device->gemm->bias, call->bias, bytes, cudaMemcpyDeviceToDevice, device->stream));
+    *out = device->gemm->bias;
+    return STATUS_OK;
+}
+
 Status gemm_run(Device *device, const GemmCall *call) {
     if (call->m == 0 || call->n == 0) return STATUS_OK;
     Gemm *gemm = device->gemm;
     Plan *plan;
     TRY(plan_find(device, call, &plan));
     plan->last_use = ++gemm->uses;
-    if (call->bias)
-        TRY(check(device,
-                  cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &call->bias,
-                                                 sizeof call->bias),
-                  "naming the bias", call));
+    if (call->bias) {
+        const void *bias;
+        TRY(bias_aligned(device, call, &bias));
+        TRY(check(device, name_bias(plan, bias), "naming the bias", call));
+    }
     const float alpha = call->alpha != 0 ? call->alpha : 1.0f, beta = call->accumulate ? 1.0f : 0.0f;
     return check(device,
                  cublasLtMatmul(gemm->handle, plan->operation, &alpha, call->b, plan->left, call->a, plan->right, &beta,
@@ -197,6 +207,7 @@ static Status gemm_prepare(Device *device, Gemm *gemm) {
                                                    &reductions, sizeof reductions),
               "limiting its reductions", NULL));
     CUDA_TRY(device, cudaMalloc(&gemm->workspace, gemm->workspace_bytes));
+    CUDA_TRY(device, cudaMalloc(&gemm->bias, BIAS_BYTES));
     return STATUS_OK;
 }
 
@@ -217,6 +228,7 @@ void gemm_close(Gemm *gemm) {
     for (int set = 0; set < SETS; set++)
         for (int way = 0; way < WAYS; way++) plan_free(&gemm->plans[set][way]);
     cudaFree(gemm->workspace);
+    cudaFree(gemm->bias);
     if (gemm->preference) cublasLtMatmulPreferenceDestroy(gemm->preference);
     if (gemm->handle) cublasLtDestroy(gemm->handle);
     free(gemm);

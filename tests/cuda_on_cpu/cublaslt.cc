@@ -123,8 +123,8 @@ uint64_t alignment(const void *pointer) {
     return reinterpret_cast<uintptr_t>(pointer) & -reinterpret_cast<uintptr_t>(pointer);
 }
 
-// Kinds of products so far: flags, epilogue, types, whether c is added to.
-std::vector<std::array<int, 6>> kinds;
+// Kinds of products so far: flags, epilogue, types, whether c is added to. (Never freed: read when the program ends.)
+std::vector<std::array<int, 6>> &kinds = *new std::vector<std::array<int, 6>>;
 
 __attribute__((destructor)) void list_kinds() {
     const char *path = getenv("KTO_STANDIN_LIST");

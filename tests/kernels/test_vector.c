@@ -21,11 +21,11 @@ static void on_devices(OpTest test) {
         }
 }
 
-static const int32_t ROWS[] = {0, 1, 7, 150}; // 150 rows of 515 are shared among threads
-static const int32_t DIMS[] = {1, 16, 37, 515};
+static const int32_t ROWS[] = {0, 1, 7, 150};        // 150 rows of 515 are shared among threads
+static const int32_t DIMS[] = {1, 16, 37, 515, 528}; // 16 and 528: whole vectors, 528 several a lane of a warp
 #define EACH_SHAPE(n, dim)                                                                                             \
     for (int n##_i = 0, n = 0; n##_i < 4 && (n = ROWS[n##_i], true); n##_i++)                                          \
-        for (int dim##_i = 0, dim = 0; dim##_i < 4 && (dim = DIMS[dim##_i], true); dim##_i++)
+        for (int dim##_i = 0, dim = 0; dim##_i < 5 && (dim = DIMS[dim##_i], true); dim##_i++)
 
 // --- rows that are moved or scaled
 static void check_moves(const Ops *ops) {
@@ -235,7 +235,7 @@ typedef struct Probe {
     int op; // 0 rmsnorm, 1 swiglu, 2 rope
     int32_t n, dim;
     float *x, *other, *direction; // other: w, or up
-    int32_t *position;
+    int32_t *position;            // of the device, as cos and sin
     float *cos, *sin;
 } Probe;
 
@@ -258,14 +258,16 @@ static double probe_value(void *context) {
 static void test_central_differences(void **state) {
     (void)state;
     enum { N = 3, DIM = 20, COUNT = N * DIM };
-    int32_t position[N] = {1, 0, 2};
-    Probe p = {.ops = ops_open(backend, DTYPE_F32, 1), .n = N, .dim = DIM, .position = position};
+    const int32_t position[N] = {1, 0, 2};
+    Probe p = {.ops = ops_open(backend, DTYPE_F32, 1), .n = N, .dim = DIM};
     const Ops *ops = &p.ops;
+    p.position = ops_upload(ops, position, sizeof position);
     p.x = ops_random(ops, COUNT, 1, 12);
     p.other = ops_random(ops, COUNT, 1, 13);
     p.direction = ops_random(ops, COUNT, 1, 14);
-    p.cos = ops_random(ops, 3 * DIM / 2, 1, 15);
-    p.sin = ops_random(ops, 3 * DIM / 2, 1, 16);
+    float *cosine = ops_random(ops, N * DIM / 2, 1, 15), *sine = ops_random(ops, N * DIM / 2, 1, 16);
+    p.cos = ops_array(ops, cosine, N * DIM / 2);
+    p.sin = ops_array(ops, sine, N * DIM / 2);
     for (p.op = 0; p.op < 3; p.op++) {
         void *x = ops_array(ops, p.x, COUNT), *other = ops_array(ops, p.other, COUNT), *y = ops_array(ops, NULL, COUNT);
         void *dy = ops_array(ops, p.direction, COUNT), *dx = ops_array(ops, NULL, COUNT),
@@ -276,7 +278,7 @@ static void test_central_differences(void **state) {
             CHECK(backend->rmsnorm_backward(ops->device, dy, x, other, rstd, dx, N, DIM));
         }
         if (p.op == 1) CHECK(backend->swiglu_backward(ops->device, x, other, dy, dx, dup, COUNT));
-        if (p.op == 2) CHECK(backend->rope(ops->device, dy, position, p.cos, p.sin, N, 1, DIM, -1));
+        if (p.op == 2) CHECK(backend->rope(ops->device, dy, p.position, p.cos, p.sin, N, 1, DIM, -1));
         float *got = ops_values(ops, p.op == 2 ? dy : dx, COUNT);
         double want[COUNT], tolerance[COUNT];
         // Step h: the third derivative leaves h^2/6 |f'''|, at most about 40 |direction| sum for RMSNorm of rows whose
@@ -292,7 +294,8 @@ static void test_central_differences(void **state) {
             ops_free(ops, dup);
         ops_free(ops, rstd), free(got);
     }
-    free(p.x), free(p.other), free(p.direction), free(p.cos), free(p.sin);
+    ops_free(ops, p.position), ops_free(ops, p.cos), ops_free(ops, p.sin);
+    free(p.x), free(p.other), free(p.direction), free(cosine), free(sine);
     backend->close(p.ops.device);
 }
 

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# gpus.sh: which device a run takes and how its ranks share it, on the stand-in's GPUs (KTO_MODULE_DIR): what is refused is
+# refused before training in one line and with the right exit code; what goes on, goes on.
+. "$(dirname "$0")/common.sh"
+fail() {
+    cat "$WORK/log"
+    echo "$1"
+    exit 1
+}
+short=(train.output_dir="$WORK/run" train.max_steps=1 train.eval_steps=0)
+
+# expect CODE RANKS WORDS [key=value ...]: the exit code, and WORDS (an extended expression) in one line of what was printed,
+# or in one of each rank where ranks fail on their own (LINES_MOST).
+expect() {
+    local code=$1 ranks=$2 words=$3
+    shift 3
+    rm -rf "$WORK/run"
+    timeout 120 mpirun -n "$ranks" "$KTO" train b/run.cfg "${short[@]}" "$@" >"$WORK/log" 2>&1
+    local status=$?
+    ((status == code)) || fail "$ranks ranks, $*: exit code $status, expected $code"
+    local lines
+    lines=$(grep -cE "$words" "$WORK/log")
+    ((lines >= 1 && lines <= ${LINES_MOST:-1})) || fail "$ranks ranks, $*: not one line with \"$words\""
+}
+
+# Two ranks on one GPU.
+shared='ranks 0 and 1 on .* share one GPU \(0000:01:00\.0\).*--gpus.*fewer ranks.*device\.comm = "mpi"'
+export KTO_STANDIN_DEVICES=1
+expect 2 2 "error: $shared" device.backend=cuda device.comm=nccl
+expect 0 2 "over MPI, through the host, because: $shared" device.backend=cuda device.comm=auto
+expect 0 2 'gradients summed over MPI$' device.backend=cuda device.comm=mpi
+
+# A GPU a rank, taken in turn; "auto" finds them.
+export KTO_STANDIN_DEVICES=2
+expect 0 2 'gradients summed by NCCL$' device.backend=auto device.comm=auto
+expect 0 3 'ranks 0 and 2 on .* share one GPU' device.backend=cuda device.comm=auto
+export KTO_STANDIN_DEVICES=1
+
+# NCCL that fails while training: its own words, and the job ends.
+LINES_MOST=2 KTO_STANDIN_DEVICES=2 KTO_STANDIN_FAIL=ncclAllReduce:1 \
+    expect 1 2 'error: NCCL: ncclAllReduce: .*launch failure' device.backend=cuda device.comm=nccl device.timeout_seconds=20
+LINES_MOST=2 KTO_STANDIN_DEVICES=2 KTO_STANDIN_FAIL=ncclAllReduce:1 KTO_STANDIN_ABORT_HANGS=1 \
+    expect 1 2 'error: NCCL: ncclAllReduce: .*launch failure' device.backend=cuda device.comm=nccl device.timeout_seconds=20
+
+# Without NCCL's module, and without any.
+mkdir "$WORK/modules"
+ln -s "$KTO_MODULE_DIR/kto_cuda.so" "$WORK/modules/"
+KTO_STANDIN_DEVICES=2 KTO_MODULE_DIR=$WORK/modules \
+    expect 2 2 'error: NCCL: .*kto_nccl\.so is not there.*device\.comm = "mpi"' device.backend=cuda device.comm=nccl
+KTO_STANDIN_DEVICES=2 KTO_MODULE_DIR=$WORK/modules \
+    expect 0 2 'over MPI, through the host, because: .*kto_nccl\.so is not there' device.backend=cuda device.comm=auto
+KTO_MODULE_DIR=$WORK expect 2 1 'error: device\.backend = "cuda": .*kto_cuda\.so is not there; .*KTO_CUDA' device.backend=cuda
+KTO_MODULE_DIR=$WORK expect 0 1 '^device .*CPU' device.backend=auto
+expect 2 2 'error: device\.comm = "nccl" sums on GPUs' device.backend=cpu device.comm=nccl
+
+# A machine without a GPU: refused by "cuda", the CPU by "auto", which says why.
+KTO_STANDIN_DEVICES=0 expect 1 1 'error: device\.backend = "cuda": this machine has no GPU' device.backend=cuda
+KTO_STANDIN_DEVICES=0 expect 0 1 '^device .*the CPU, because: .*no GPU' device.backend=auto
+
+# Ranks that are not alike: devices, then weights. differ SETTING SETTING WORDS: what env sets for rank 0 and for rank 1.
+differ() {
+    rm -rf "$WORK/run"
+    timeout 120 mpirun -n 1 env "$1" "$KTO" train b/run.cfg "${short[@]}" "${alike[@]}" "${first[@]}" : \
+        -n 1 env "$2" "$KTO" train b/run.cfg "${short[@]}" "${alike[@]}" "${second[@]}" >"$WORK/log" 2>&1
+    local status=$?
+    ((status == 2)) || fail "rank 0 with $1, rank 1 with $2: exit code $status, expected 2"
+    grep -qE "$3" "$WORK/log" || fail "rank 0 with $1, rank 1 with $2: no line with \"$3\""
+}
+alike=(device.backend=auto) first=() second=()
+differ KTO_STANDIN_DEVICES=2 KTO_STANDIN_DEVICES=0 'error: rank 0 has Stand-in GPU.* but rank 1 has the CPU in float32'
+differ KTO_STANDIN_CAPABILITY=89 KTO_STANDIN_CAPABILITY=80 'error: rank 0 has .* 8\.9.* but rank 1 has .* 8\.0'
+first=(model.dtype=float32) second=(model.dtype=bfloat16)
+differ KTO_STANDIN_DEVICES=2 KTO_STANDIN_DEVICES=2 'error: rank 0 has .* in float32, but rank 1 has .* in bfloat16'
+cp -r tiny-model "$WORK/model"
+printf '\x3d' | dd of="$WORK/model/model.safetensors" bs=1 seek="$(($(stat -c %s tiny-model/model.safetensors) - 1))" conv=notrunc 2>/dev/null
+alike=(device.backend=cpu device.comm=mpi) first=() second=(model.path="$WORK/model")
+differ OMP_NUM_THREADS=1 OMP_NUM_THREADS=1 'error: rank 0 has base weights of hash .* but rank 1 has base weights'
+
+# Memory: a budget that cannot fit is refused before training, and a chosen one fits; where it runs out all the same, the
+# message says what to set.
+KTO_STANDIN_MEMORY_MIB=25 expect 2 1 'error: train\.micro_batch_tokens = 9999: .*set at most [1-9][0-9]*,' \
+    device.backend=cuda train.micro_batch_tokens=9999 train.global_batch_size=59
+KTO_STANDIN_MEMORY_MIB=25 expect 0 1 'scratch [0-9]* MiB on this rank \(micro_batch_tokens 1[0-9]{3}\)' \
+    device.backend=cuda train.global_batch_size=59
+KTO_STANDIN_FAIL=cudaMalloc:40 expect 1 1 'error: Stand-in GPU \(GPU 0\): no room for .* MiB of activations: .*micro_batch_tokens' \
+    device.backend=cuda
+exit 0
