@@ -20,7 +20,7 @@ typedef struct Device Device; // one open device of a backend
 typedef struct DeviceOptions {
     DType dtype;
     int threads; // CPU: threads to use; 0: all this process may run on
-    int index;   // GPU: which of the visible ones
+    int index;   // GPU: this rank among those of its node; they take the visible GPUs in turn
 } DeviceOptions;
 
 typedef struct DeviceInfo {
@@ -29,6 +29,7 @@ typedef struct DeviceInfo {
     char id[32];         // PCI address of a GPU, "0000:01:00.0"; "" of the CPU, whose memory a node's ranks share
     size_t total_memory; // bytes
     int threads;
+    int index; // of the GPU among the visible ones
 } DeviceInfo;
 
 // The largest shapes that will come, in elements.

@@ -11,12 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Share of a device's memory that weights, adapters, activations and scratch may take, as a run takes it.
-#define MEMORY_SHARE           0.8
-#define MICRO_BATCH_TOKENS_MAX (1 << 22)
-// Scratch of the CUDA device where its module is not there to ask: logits, cuBLASLt's workspace, LoRA and attention.
-#define ASSUMED_SCRATCH ((size_t)256 << 20)
-
 // What `kto check` knows of a run.
 typedef struct Estimate {
     Run *run;
@@ -109,26 +103,6 @@ static double useful_flops(const Estimate *e) {
     return (work.flops[ROOFLINE_LINEAR] + work.flops[ROOFLINE_HEAD]) * e->run->comm->size;
 }
 
-// Bytes beside weights and adapters.
-static double working_bytes(const Estimate *e, int64_t keep, int64_t all) {
-    const size_t scratch =
-        e->options.backend != NULL ? model_scratch_bytes(&e->model, &e->options, all) : ASSUMED_SCRATCH;
-    return (double)(model_activation_bytes(&e->model, &e->options, keep, all) + scratch);
-}
-
-// The largest budget that fits `room` bytes; 0: none does.
-static int64_t largest_micro_batch(const Estimate *e, double room) {
-    int64_t low = 0, high = MICRO_BATCH_TOKENS_MAX;
-    while (low < high) {
-        int64_t middle = (low + high + 1) / 2;
-        if (working_bytes(e, middle, middle) <= room)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
-}
-
 static void describe_time(const Estimate *e, const RooflineDevice *device) {
     RooflineWork work;
     double seconds[ROOFLINE_CLASSES];
@@ -152,13 +126,13 @@ static Status describe_device(Estimate *e, const RooflineDevice *device) {
     const double total = device->memory_gib * 0x1p30;
     const double weights = (double)model_weight_bytes(&e->model, e->options.device.dtype);
     const double adapters = (double)roofline_adapter_bytes(&e->model, &e->options);
-    const double room = total * MEMORY_SHARE - weights - adapters;
-    const int64_t largest = room > 0 ? largest_micro_batch(e, room) : 0;
+    const double room = total * RUN_MEMORY_SHARE - weights - adapters;
+    const int64_t largest = room > 0 ? run_largest_micro_batch(&e->model, &e->options, room) : 0;
     if (largest > 0 && run->config.train.micro_batch_tokens == 0) {
         run->step.micro_batch_tokens = largest;
         TRY(measure(e));
     }
-    const double working = working_bytes(e, e->size.keep, e->size.all);
+    const double working = run_working_bytes(&e->model, &e->options, e->size.keep, e->size.all);
     const double activations = (double)model_activation_bytes(&e->model, &e->options, e->size.keep, e->size.all);
     log_info("%-8s %s: %.1f GiB, %g TFLOP/s in %s, %g GB/s (%s)", "device", device->title, device->memory_gib,
              e->options.device.dtype == DTYPE_BF16 ? device->bf16_tflops : device->fp32_tflops,
@@ -175,14 +149,14 @@ static Status describe_device(Estimate *e, const RooflineDevice *device) {
              run->config.train.micro_batch_tokens == 0 ? "would be " : "", (long long)run->step.micro_batch_tokens,
              (long long)e->size.all);
     const double used = weights + adapters + working;
-    if (used <= total * MEMORY_SHARE)
+    if (used <= total * RUN_MEMORY_SHARE)
         log_info("%-8s fits: %.0f of the %.0f MiB that a run takes at most (%.0f %% of the device)", "", used / 0x1p20,
-                 total * MEMORY_SHARE / 0x1p20, MEMORY_SHARE * 100);
+                 total * RUN_MEMORY_SHARE / 0x1p20, RUN_MEMORY_SHARE * 100);
     else
         log_warning("does not fit: %.0f MiB of the %.0f MiB that a run takes at most; the largest "
                     "train.micro_batch_tokens is %lld, and no row may be longer (data.max_length); "
                     "train.recompute = \"layer\" needs less",
-                    used / 0x1p20, total * MEMORY_SHARE / 0x1p20, (long long)largest);
+                    used / 0x1p20, total * RUN_MEMORY_SHARE / 0x1p20, (long long)largest);
     describe_time(e, device);
     return STATUS_OK;
 }

@@ -4,6 +4,7 @@
 #include "src/base/hash.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/base/module.h"
 
 #include <math.h>
 #include <sched.h>
@@ -11,10 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-// Share of a device's memory that activations, weights and adapters may take together when the budget is chosen for the
-// user.
-#define MEMORY_SHARE           0.8
 #define MICRO_BATCH_TOKENS_MAX (1 << 22)
+// Scratch of the CUDA device where its module is not there to ask: logits, cuBLASLt's workspace, LoRA and attention.
+#define ASSUMED_SCRATCH ((size_t)256 << 20)
 
 static int cores_allowed(void) {
     cpu_set_t set;
@@ -57,14 +57,6 @@ static Status open_backend(const char *name, ModelOptions *options) {
     const char *why = "";
     options->backend = backend_find(name, &why);
     if (options->backend == NULL) return error_set(STATUS_USAGE, "%s", why);
-    const Status status = options->backend->open(&options->device, &options->opened);
-    // Ranks take the visible GPUs in turn; how many there are, the device says when it lacks the one asked for.
-    int visible = 0;
-    if (status == STATUS_OK || sscanf(error_text(), "GPU %*d was asked for, and %d are visible", &visible) != 1 ||
-        visible < 1)
-        return status;
-    error_clear();
-    options->device.index %= visible;
     return options->backend->open(&options->device, &options->opened);
 }
 
@@ -72,10 +64,9 @@ static Status open_backend(const char *name, ModelOptions *options) {
 // build, and says nothing.
 static Status open_device(const Config *config, ModelOptions *options) {
     if (config->device.backend == BACKEND_CUDA) return open_backend("cuda", options);
-    if (config->device.backend == BACKEND_AUTO) {
+    if (config->device.backend == BACKEND_AUTO && module_exists("cuda")) {
         if (open_backend("cuda", options) == STATUS_OK) return STATUS_OK;
-        if (strstr(error_text(), ".so is not there") == NULL)
-            log_info("%-8s the CPU, because: %s", "device", error_text());
+        log_info("%-8s the CPU, because: %s", "device", error_text());
         error_clear();
     }
     return open_backend("cpu", options);
@@ -227,24 +218,22 @@ static double working_room(const Run *run) {
     const Model *model = &run->model;
     DeviceInfo info;
     model->options.backend->info(model->device, &info);
-    const double usable = (double)info.total_memory * MEMORY_SHARE, weights = (double)model->memory.weights;
+    const double usable = (double)info.total_memory * RUN_MEMORY_SHARE, weights = (double)model->memory.weights;
     const double mine =
         is_gpu(&info) ? usable / run->device_ranks - weights : (usable - weights) / run->comm->node_size;
     return mine - (double)model->memory.adapters;
 }
 
-static double working_bytes(const Model *model, int64_t keep, int64_t all) {
-    return (double)model_activation_bytes(&model->config, &model->options, keep, all) +
-           (double)model_scratch_bytes(&model->config, &model->options, all);
+double run_working_bytes(const ModelConfig *model, const ModelOptions *options, int64_t keep, int64_t all) {
+    const size_t scratch = options->backend != NULL ? model_scratch_bytes(model, options, all) : ASSUMED_SCRATCH;
+    return (double)(model_activation_bytes(model, options, keep, all) + scratch);
 }
 
-// The largest budget that fits; 0: none does.
-static int64_t largest_micro_batch(const Run *run) {
-    const double room = working_room(run);
+int64_t run_largest_micro_batch(const ModelConfig *model, const ModelOptions *options, double room) {
     int64_t low = 0, high = MICRO_BATCH_TOKENS_MAX;
     while (low < high) {
         const int64_t middle = (low + high + 1) / 2;
-        if (working_bytes(&run->model, middle, middle) <= room)
+        if (run_working_bytes(model, options, middle, middle) <= room)
             low = middle;
         else
             high = middle - 1;
@@ -257,7 +246,7 @@ static Status choose_micro_batch_tokens(Run *run) {
     const Model *model = &run->model;
     DeviceInfo info;
     model->options.backend->info(model->device, &info);
-    double mine = (double)largest_micro_batch(run), *all = NULL;
+    double mine = (double)run_largest_micro_batch(&model->config, &model->options, working_room(run)), *all = NULL;
     int *counts = NULL;
     TRY(MEMORY_ALLOC(all, run->comm->size, "budgets"));
     TRY(MEMORY_ALLOC(counts, run->comm->size, "budgets"));
@@ -312,7 +301,8 @@ static Status reserve_activations(Run *run) {
     TRY(run_measure_layout(run, &run->train, rank, rank + 1, &train));
     if (run->eval.count > 0) TRY(run_measure_layout(run, &run->eval, rank, rank + 1, &eval));
     const int64_t all = train.all > eval.all ? train.all : eval.all;
-    const double needed = working_bytes(&run->model, train.keep, all), room = working_room(run);
+    const Model *model = &run->model;
+    const double needed = run_working_bytes(&model->config, &model->options, train.keep, all), room = working_room(run);
     if (needed > room)
         return error_set(
             STATUS_USAGE,
@@ -320,7 +310,7 @@ static Status reserve_activations(Run *run) {
             "rank %d has room for %.0f beside weights and adapters; set at most %lld, and let no row be longer "
             "(data.max_length); train.recompute = \"layer\" needs less",
             (long long)run->step.micro_batch_tokens, (long long)all, needed / 0x1p20, rank,
-            room > 0 ? room / 0x1p20 : 0, (long long)largest_micro_batch(run));
+            room > 0 ? room / 0x1p20 : 0, (long long)run_largest_micro_batch(&model->config, &model->options, room));
     return model_reserve(&run->model, train.keep, all);
 }
 
@@ -344,9 +334,11 @@ static Status open_step(Run *run) {
     run->has_step = true;
     if (run->device_sum != NULL) {
         const Model *model = &run->model;
+        DeviceInfo info;
+        model->options.backend->info(model->device, &info);
         DeviceComm *joined;
-        TRY(device_comm_open(run->comm, run->device_sum, model->options.device.index,
-                             model->options.backend->stream(model->device), &joined));
+        TRY(device_comm_open(run->comm, run->device_sum, info.index, model->options.backend->stream(model->device),
+                             &joined));
         run->step.device_comm = joined;
     }
     TRY(step_open(&run->step, (int32_t)config->train.global_batch_size));

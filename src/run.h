@@ -44,6 +44,12 @@ Status run_peft_tensors(const Model *model, float *host, PeftTensor **out);
 // Fills the model's adapter vector from a PEFT folder written for the same layers.
 Status run_read_adapter(Run *run, const char *folder);
 
+#define RUN_MEMORY_SHARE 0.8 // of a device's memory, which a run takes at most
+// Bytes of activations and scratch; where the backend is NULL (a device that is not built here), of an assumed scratch.
+double run_working_bytes(const ModelConfig *model, const ModelOptions *options, int64_t keep, int64_t all);
+// The largest train.micro_batch_tokens that needs at most `room` working bytes; 0: none does.
+int64_t run_largest_micro_batch(const ModelConfig *model, const ModelOptions *options, double room);
+
 // The start-up summary and warnings, on rank 0.
 void run_describe(const Run *run);
 // Rows of the data section: counts, labels, weights, what sharing saves. Used by run_describe and `kto check`.

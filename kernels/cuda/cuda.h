@@ -13,6 +13,8 @@ typedef struct Gemm Gemm;                     // cuBLASLt's handle, workspace an
 typedef struct AttentionPlans AttentionPlans; // attention.c
 typedef struct Mapped Mapped;                 // device.c: copies that map() made
 
+#define STAGES 2
+
 struct Device {
     DType dtype;
     int index;      // of the GPU
@@ -27,6 +29,8 @@ struct Device {
     size_t scratch_bytes;
     double *sums, *host_sums; // of sum_squares: device, and pinned host memory
     Mapped *mapped;
+    char *stage[STAGES]; // pinned; what map() copies goes through them
+    cudaEvent_t staged[STAGES];
 };
 
 // Turns a CUDA error into a Status whose text names the device and what was being done.

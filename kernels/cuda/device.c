@@ -28,8 +28,14 @@ Status cuda_check(const Device *device, cudaError_t error, const char *what) {
         advice = "; set a smaller train.micro_batch_tokens, or train.recompute = \"layer\"";
         break;
     case cudaErrorLaunchFailure:
-    case cudaErrorIllegalAddress: // the device takes no more work from this process
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorECCUncorrectable: // the device takes no more work from this process
         advice = "; the device is lost to this run, which goes on from its last checkpoint when started again";
+        break;
+    case cudaErrorNoKernelImageForDevice:
+        advice = "; the program was built for other GPUs: build with -DCMAKE_CUDA_ARCHITECTURES=native on this machine";
         break;
     default:
         break;
@@ -56,8 +62,7 @@ static Status find_device(Device *device) {
         return error_set(STATUS_FAILED, "device.backend = \"cuda\": this machine has no GPU that the process may use "
                                         "(CUDA_VISIBLE_DEVICES?); use \"cpu\"");
     TRY(cuda_check(device, error, "cudaGetDeviceCount"));
-    if (device->index >= count)
-        return error_set(STATUS_FAILED, "GPU %d was asked for, and %d are visible", device->index, count);
+    device->index %= count;
     struct cudaDeviceProp properties;
     TRY(cuda_check(device, cudaGetDeviceProperties(&properties, device->index), "cudaGetDeviceProperties"));
     snprintf(device->name, sizeof device->name, "%s", properties.name);
@@ -83,6 +88,10 @@ static void cuda_close(Device *device) {
         next = mapped->next;
         cudaFree(mapped->copy);
         free(mapped);
+    }
+    for (int i = 0; i < STAGES; i++) {
+        cudaFreeHost(device->stage[i]);
+        if (device->staged[i] != NULL) cudaEventDestroy(device->staged[i]);
     }
     cudaFree(device->scratch);
     cudaFree(device->sums);
@@ -117,7 +126,7 @@ static Status cuda_open(const DeviceOptions *options, Device **out) {
 }
 
 static void cuda_info(const Device *device, DeviceInfo *out) {
-    *out = (DeviceInfo){.threads = 1, .total_memory = device->total_memory};
+    *out = (DeviceInfo){.threads = 1, .total_memory = device->total_memory, .index = device->index};
     const size_t cublas = cublasLtGetVersion();
     snprintf(out->name, sizeof out->name, "%.60s, compute capability %d.%d, CUDA %d.%d, cuBLASLt %zu", device->name,
              device->capability / 10, device->capability % 10, CUDART_VERSION / 1000, CUDART_VERSION / 10 % 100,
@@ -166,36 +175,28 @@ static void cuda_release(Device *device, void *buffer) {
     cudaFree(buffer); // waits for the device; NULL is allowed
 }
 
-// A copy of what is mapped, through two pinned buffers: one is read from the file while the other is copied.
-static Status copy_staged(Device *device, char *to, const char *host, size_t bytes) {
-    char *stage[2] = {NULL, NULL};
-    cudaEvent_t copied[2] = {NULL, NULL};
-    Status status = STATUS_OK;
-    for (int i = 0; i < 2 && status == STATUS_OK; i++) {
-        status = cuda_check(device, cudaMallocHost((void **)&stage[i], STAGE_BYTES), "cudaMallocHost");
-        if (status == STATUS_OK)
-            status =
-                cuda_check(device, cudaEventCreateWithFlags(&copied[i], cudaEventDisableTiming), "cudaEventCreate");
+static Status open_stages(Device *device) {
+    for (int i = 0; i < STAGES; i++) {
+        if (device->stage[i] == NULL) CUDA_TRY(device, cudaMallocHost((void **)&device->stage[i], STAGE_BYTES));
+        if (device->staged[i] == NULL)
+            CUDA_TRY(device, cudaEventCreateWithFlags(&device->staged[i], cudaEventDisableTiming));
     }
+    return STATUS_OK;
+}
+
+// A copy of what is mapped, through pinned buffers: one is read from the file while the other is copied.
+static Status copy_staged(Device *device, char *to, const char *host, size_t bytes) {
+    TRY(open_stages(device));
     size_t done = 0;
-    for (int turn = 0; done < bytes && status == STATUS_OK; turn ^= 1) {
+    for (int turn = 0; done < bytes; turn = (turn + 1) % STAGES) {
         const size_t part = bytes - done < STAGE_BYTES ? bytes - done : STAGE_BYTES;
-        status = cuda_check(device, cudaEventSynchronize(copied[turn]), "cudaEventSynchronize");
-        if (status != STATUS_OK) break;
-        memcpy(stage[turn], host + done, part);
-        status =
-            cuda_check(device, cudaMemcpyAsync(to + done, stage[turn], part, cudaMemcpyHostToDevice, device->stream),
-                       "cudaMemcpyAsync");
-        if (status == STATUS_OK)
-            status = cuda_check(device, cudaEventRecord(copied[turn], device->stream), "cudaEventRecord");
+        CUDA_TRY(device, cudaEventSynchronize(device->staged[turn]));
+        memcpy(device->stage[turn], host + done, part);
+        CUDA_TRY(device, cudaMemcpyAsync(to + done, device->stage[turn], part, cudaMemcpyHostToDevice, device->stream));
+        CUDA_TRY(device, cudaEventRecord(device->staged[turn], device->stream));
         done += part;
     }
-    const Status waited = cuda_check(device, cudaStreamSynchronize(device->stream), "cudaStreamSynchronize");
-    for (int i = 0; i < 2; i++) {
-        if (copied[i] != NULL) cudaEventDestroy(copied[i]);
-        cudaFreeHost(stage[i]);
-    }
-    return status != STATUS_OK ? status : waited;
+    return STATUS_OK;
 }
 
 static Status cuda_map(Device *device, const void *host, size_t bytes, const void **out) {

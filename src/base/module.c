@@ -17,13 +17,26 @@ static Status program_folder(char folder[PATH_MAX]) {
     return STATUS_OK;
 }
 
-Status module_symbol(const char *name, const char *symbol, void **out) {
-    char folder[PATH_MAX], path[PATH_MAX];
+static Status module_path(const char *name, char path[PATH_MAX]) {
+    char folder[PATH_MAX];
     const char *given = getenv("KTO_MODULE_DIR");
-    *out = NULL;
     if (given == NULL) TRY(program_folder(folder));
-    if (snprintf(path, sizeof path, "%s/kto_%s.so", given != NULL ? given : folder, name) >= (int)sizeof path)
+    if (snprintf(path, PATH_MAX, "%s/kto_%s.so", given != NULL ? given : folder, name) >= PATH_MAX)
         return error_set(STATUS_FAILED, "KTO_MODULE_DIR: the path is too long");
+    return STATUS_OK;
+}
+
+bool module_exists(const char *name) {
+    char path[PATH_MAX];
+    if (module_path(name, path) == STATUS_OK) return access(path, F_OK) == 0;
+    error_clear();
+    return false;
+}
+
+Status module_symbol(const char *name, const char *symbol, void **out) {
+    char path[PATH_MAX];
+    *out = NULL;
+    TRY(module_path(name, path));
     if (access(path, R_OK) != 0) return error_set(STATUS_FAILED, "%s is not there", path);
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL); // dlopen counts: a second call gives the same module
     if (module == NULL) return error_set(STATUS_FAILED, "%s cannot be loaded: %s", path, dlerror());

@@ -3,6 +3,10 @@
 // environment variable KTO_MODULE_DIR.
 #pragma once
 #include "src/base/status.h"
+#include <stdbool.h>
+
+// Whether this build has module `name`: its file is there. (It may still not load on this machine.)
+bool module_exists(const char *name);
 
 // Loads module `name` (once a process) and sets *out to its `symbol`. STATUS_FAILED when the file is missing, cannot be
 // loaded (a library that it needs is not here: the text says which) or lacks the symbol.

@@ -84,13 +84,15 @@ static ncclResult_t advance(ncclComm_t comm) {
         return ncclInProgress;
     case COMPARING:
         return finished(&comm->request) ? compare(comm) : ncclInProgress;
-    case QUEUED:
-        if (cudaStreamQuery(comm->stream) != cudaSuccess)
-            return fail(comm, ncclUnhandledCudaError, "the stream failed");
+    case QUEUED: {
+        const cudaError_t error = cudaStreamQuery(comm->stream);
+        if (error == cudaErrorNotReady) return ncclInProgress;
+        if (error != cudaSuccess) return fail(comm, ncclUnhandledCudaError, "the stream failed");
         MPI_Iallreduce(MPI_IN_PLACE, comm->values.data(), (int)comm->values.size(), MPI_FLOAT, MPI_SUM, comm->group,
                        &comm->request);
         comm->stage = SUMMING;
         return ncclInProgress;
+    }
     case SUMMING:
         if (!finished(&comm->request)) return ncclInProgress;
         enqueue(comm->stream,

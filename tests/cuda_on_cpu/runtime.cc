@@ -71,7 +71,7 @@ static struct Running {
 } running;
 
 static std::set<std::string> &barriers_met = *new std::set<std::string>; // never freed: read when the program ends
-static std::map<const void *, size_t> opted_in; // dynamic shared memory of a kernel
+static std::map<const void *, size_t> opted_in;                          // dynamic shared memory of a kernel
 
 void refuse(const char *format, ...) {
     fflush(stdout);
@@ -333,7 +333,7 @@ static struct Memory {
     size_t used = 0, live = 0;
     int open = 0; // depth of device work: the host may not touch it at 0
     std::map<char *, size_t> blocks;
-    std::set<std::pair<char *, size_t>> pinned;
+    std::set<std::pair<char *, size_t>> pinned, managed;
 } memory;
 
 static struct sigaction previous;
@@ -375,6 +375,16 @@ bool is_device(const void *pointer) {
     return memory.base != nullptr && (char *)pointer >= memory.base && (char *)pointer < memory.base + RANGE;
 }
 
+static bool lies_in(const std::set<std::pair<char *, size_t>> &areas, const void *pointer) {
+    for (const auto &area : areas)
+        if ((char *)pointer >= area.first && (char *)pointer < area.first + area.second) return true;
+    return false;
+}
+
+bool kernels_may_use(const void *pointer) {
+    return is_device(pointer) || lies_in(memory.managed, pointer) || lies_in(memory.pinned, pointer);
+}
+
 // Refuses a span that leaves its allocation.
 void check_span(const void *pointer, size_t bytes, const char *what) {
     if (!is_device(pointer) || bytes == 0) return;
@@ -391,6 +401,7 @@ using namespace standin;
 
 struct CUstream_st {
     std::deque<std::function<void()>> work;
+    bool queried = false;
 };
 struct CUevent_st {
     CUstream_st *stream = nullptr;
@@ -568,12 +579,20 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
     *out = at;
     return cudaSuccess;
 }
+static cudaError_t release(std::set<std::pair<char *, size_t>> &areas, void *pointer) {
+    for (auto it = areas.begin(); it != areas.end(); ++it)
+        if (it->first == pointer) {
+            cudaDeviceSynchronize();
+            areas.erase(it);
+            free(pointer);
+            return cudaSuccess;
+        }
+    return fail(cudaErrorInvalidValue);
+}
+
 cudaError_t cudaFree(void *pointer) {
     if (pointer == nullptr) return cudaSuccess;
-    if (!is_device(pointer)) { // managed
-        free(pointer);
-        return cudaSuccess;
-    }
+    if (!is_device(pointer)) return release(memory.managed, pointer);
     auto block = memory.blocks.find((char *)pointer);
     if (block == memory.blocks.end()) return fail(cudaErrorInvalidValue);
     cudaDeviceSynchronize();
@@ -583,35 +602,28 @@ cudaError_t cudaFree(void *pointer) {
     memory.blocks.erase(block);
     return cudaSuccess;
 }
-static cudaError_t host_memory(void **out, size_t bytes) {
+static cudaError_t host_memory(void **out, size_t bytes, std::set<std::pair<char *, size_t>> &areas) {
     *out = aligned_alloc(PAGE, (bytes + PAGE) / PAGE * PAGE);
     if (*out == nullptr) return fail(cudaErrorMemoryAllocation);
     memset(*out, 0xFF, bytes);
+    areas.insert({(char *)*out, bytes});
     return cudaSuccess;
 }
 cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned) {
     *out = nullptr;
     ENTER("cudaMallocManaged", cudaErrorMemoryAllocation);
-    return host_memory(out, bytes);
+    return host_memory(out, bytes, memory.managed);
 }
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
     *out = nullptr;
     ENTER("cudaMallocHost", cudaErrorMemoryAllocation);
-    const cudaError_t error = host_memory(out, bytes);
-    if (error == cudaSuccess) memory.pinned.insert({(char *)*out, bytes});
-    return error;
+    return host_memory(out, bytes, memory.pinned);
 }
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
     return cudaMallocHost(out, bytes);
 }
 cudaError_t cudaFreeHost(void *pointer) {
-    for (auto it = memory.pinned.begin(); it != memory.pinned.end(); ++it)
-        if (it->first == pointer) {
-            memory.pinned.erase(it);
-            break;
-        }
-    free(pointer);
-    return cudaSuccess;
+    return pointer == nullptr ? cudaSuccess : release(memory.pinned, pointer);
 }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     *total_bytes = total_memory();
@@ -619,17 +631,12 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     return cudaSuccess;
 }
 
-static bool is_pinned(const void *pointer) {
-    for (const auto &area : memory.pinned)
-        if ((char *)pointer >= area.first && (char *)pointer < area.first + area.second) return true;
-    return false;
-}
-
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
     ENTER("cudaMemcpyAsync", cudaErrorUnknown);
     check_span(to, bytes, "cudaMemcpyAsync to");
     check_span(from, bytes, "cudaMemcpyAsync from");
-    if (is_device(from) || is_pinned(from)) { // pinned memory is read when the copy runs, whatever it holds then
+    if (is_device(from) ||
+        lies_in(memory.pinned, from)) { // pinned memory is read when the copy runs, whatever it holds then
         enqueue(stream, [=]() { memcpy(to, from, bytes); });
         return cudaSuccess;
     }
@@ -687,7 +694,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     ENTER("cudaStreamQuery", cudaErrorUnknown);
-    drain(stream_of(stream));
+    CUstream_st *asked = stream_of(stream);
+    asked->queried = !asked->work.empty() && !asked->queried; // not ready at the first question
+    if (asked->queried) return cudaErrorNotReady;
+    drain(asked);
     return lost != cudaSuccess ? fail(lost) : cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize(void) {

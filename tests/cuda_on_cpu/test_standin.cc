@@ -135,6 +135,10 @@ void too_much_shared() {
 void host_access() {
     *static_cast<volatile float *>(device_floats(N)) = 1;
 }
+void host_argument() {
+    float x[N] = {0};
+    LAUNCH_BLOCKS(reverse, 1, N, 0, nullptr, static_cast<float *>(x), 1);
+}
 void fresh_memory() {
     for (float x : download(device_floats(N), N)) check(std::isnan(x), "new memory is NaN");
 }
@@ -256,6 +260,8 @@ const Case cases[] = {
     {"shared memory overrun", shared_overrun, "a kernel touched memory that is not its own", nullptr},
     {"too much shared memory", too_much_shared, nullptr, nullptr},
     {"the host in device memory", host_access, "host code touched device memory", nullptr},
+    {"the host's memory in a kernel", host_argument, "kernel reverse is given a pointer into the host's memory",
+     nullptr},
     {"fresh memory", fresh_memory, nullptr, nullptr},
     {"a copy beyond its buffer", copy_overrun, "leave their device memory", nullptr},
     {"a forgotten wait", forgotten_wait, nullptr, nullptr},

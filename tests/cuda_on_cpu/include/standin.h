@@ -81,6 +81,7 @@ int lane();
 // For the stand-in's libraries: work in stream order, with device memory open to it; and checks of their pointers.
 void enqueue(cudaStream_t stream, std::function<void()> work);
 bool is_device(const void *pointer);
+bool kernels_may_use(const void *pointer); // device, managed and pinned memory
 void check_span(const void *pointer, size_t bytes, const char *what);
 void *shared_memory(const void *site, size_t bytes, size_t alignment); // static, by where it is declared
 void *dynamic_shared_memory();
@@ -95,9 +96,18 @@ struct Launch {
 };
 void launch(const Launch &what, cudaStream_t stream, std::function<void()> thread);
 
+// A kernel cannot follow a pointer to memory of the host.
+template <typename T> void check_argument(const char *, T) {
+}
+template <typename T> void check_argument(const char *kernel, T *pointer) {
+    if (pointer != nullptr && !kernels_may_use(pointer))
+        refuse("kernel %s is given a pointer into the host's memory", kernel);
+}
+
 template <typename... P, typename... A>
 void start(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes, bool barriers,
            cudaStream_t stream, A... arguments) {
+    (check_argument(name, arguments), ...);
     launch({name, reinterpret_cast<const void *>(kernel), grid, block, bytes, barriers}, stream,
            [=]() { kernel(static_cast<P>(arguments)...); });
 }
