@@ -226,14 +226,14 @@ static Status load_tuned(Run *run, const char *dir) {
     TRY(checkpoint_newest(path, &newest));
     if (newest == NULL)
         return error_set(STATUS_USAGE, "%s: no adapter and no checkpoint yet; train first, or sample with --base", dir);
-    Checkpoint checkpoint;
+    Checkpoint checkpoint = {0};
     Status status = checkpoint_read(newest, &checkpoint);
     if (status == STATUS_OK &&
         (checkpoint.count != run->model.adapter_count || checkpoint.model_hash != run->model.hash))
         status = error_set(STATUS_DATA, "%s: is of another model or adapter than %s", newest, run->config.model.path);
     if (status == STATUS_OK) status = model_set(&run->model, run->model.adapter, checkpoint.adapter);
     if (status == STATUS_OK) status = model_adapter_changed(&run->model);
-    if (status == STATUS_OK) checkpoint_free(&checkpoint);
+    checkpoint_free(&checkpoint);
     free(newest);
     return status;
 }

@@ -18,6 +18,7 @@ struct Mapped {
     void *copy;
 };
 
+#define WEIGHTS    "weights" // what map() allocates
 #define MIB(bytes) ((double)(bytes) / 0x1p20)
 
 Status cuda_check(const Device *device, cudaError_t error, const char *what) {
@@ -25,7 +26,7 @@ Status cuda_check(const Device *device, cudaError_t error, const char *what) {
     const char *advice = "";
     switch (error) {
     case cudaErrorMemoryAllocation:
-        advice = "; set a smaller train.micro_batch_tokens, or train.recompute = \"layer\"";
+        advice = "; does another program hold its memory (nvidia-smi)?";
         break;
     case cudaErrorLaunchFailure:
     case cudaErrorIllegalAddress:
@@ -140,10 +141,12 @@ static Status out_of_memory(const Device *device, size_t bytes, const char *what
     size_t left = 0, total = 0;
     cudaGetLastError(); // a failed allocation is not sticky
     cudaMemGetInfo(&left, &total);
-    return error_set(STATUS_FAILED,
-                     "%s (GPU %d): no room for %.0f MiB of %s: %.0f of its %.0f MiB are free; set a smaller "
-                     "train.micro_batch_tokens, or train.recompute = \"layer\"",
-                     device->name, device->index, MIB(bytes), what, MIB(left), MIB(total));
+    const char *advice = "set a smaller train.micro_batch_tokens, or train.recompute = \"layer\"";
+    if (strcmp(what, WEIGHTS) == 0)
+        advice = device->dtype == DTYPE_F32 ? "take a GPU with more memory, or set model.dtype = \"bfloat16\""
+                                            : "take a GPU with more memory";
+    return error_set(STATUS_FAILED, "%s (GPU %d): no room for %.0f MiB of %s: %.0f of its %.0f MiB are free; %s",
+                     device->name, device->index, MIB(bytes), what, MIB(left), MIB(total), advice);
 }
 
 // At least one byte, so that every buffer has an address.
@@ -202,7 +205,7 @@ static Status copy_staged(Device *device, char *to, const char *host, size_t byt
 static Status cuda_map(Device *device, const void *host, size_t bytes, const void **out) {
     Mapped *mapped;
     TRY(MEMORY_ALLOC(mapped, 1, "the list of weights"));
-    const Status status = device_memory(device, bytes, "weights", &mapped->copy);
+    const Status status = device_memory(device, bytes, WEIGHTS, &mapped->copy);
     if (status != STATUS_OK) {
         free(mapped);
         return status;

@@ -16,7 +16,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <mma.h>
-#define KERNEL(threads) static __global__ void __launch_bounds__(threads)
+#define KERNEL(threads) static __global__ void __launch_bounds__(threads, 1) // 1: spill nothing
 #define SHARED(Type, s) __shared__ Type s
 #define SHARED_BYTES(Type, s)                                                                                          \
     extern __shared__ __align__(16) unsigned char shared_bytes_[];                                                     \

@@ -3,10 +3,12 @@
 // host's reach except while such work runs, and new memory is all NaN. Blocks run one after the other; the threads of a
 // block are fibers that change at barriers and shuffles, so that a forgotten barrier shows too.
 //
-// The environment:  KTO_STANDIN_DEVICES (1), KTO_STANDIN_MEMORY_MIB (2048), KTO_STANDIN_CAPABILITY (89);
+// The environment:  KTO_STANDIN_DEVICES (1), KTO_STANDIN_MEMORY_MIB (2048), KTO_STANDIN_CAPABILITY (89),
+// KTO_STANDIN_DRIVER (as the runtime; 0: none);
 // KTO_STANDIN_SEED=N runs blocks and threads in another order (0: the natural one);
 // KTO_STANDIN_FAIL=NAME:N fails the N-th call of a function, or the N-th kernel as "launch:N", which loses the device;
-// KTO_STANDIN_DROP=KERNEL:LINE takes one __syncthreads away, KTO_STANDIN_DROP_WAIT=N the N-th wait for a stream;
+// KTO_STANDIN_DROP=KERNEL:LINE takes one __syncthreads away, KTO_STANDIN_DROP_WAIT=N the N-th wait for a stream
+// that has work;
 // KTO_STANDIN_LIST=FILE appends the barriers that were met, as lines "KERNEL:LINE".
 #include "standin.h"
 
@@ -488,7 +490,10 @@ extern "C" {
 
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = 0;
-    ENTER("cudaGetDeviceCount", cudaErrorInsufficientDriver);
+    ENTER("cudaGetDeviceCount", cudaErrorUnknown);
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    if (driver / 1000 < CUDART_VERSION / 1000) return fail(cudaErrorInsufficientDriver);
     *count = device_count();
     return *count > 0 ? cudaSuccess : fail(cudaErrorNoDevice);
 }
@@ -689,7 +694,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     ENTER("cudaStreamSynchronize", cudaErrorUnknown);
-    if (!wait_dropped()) drain(stream_of(stream));
+    CUstream_st *awaited = stream_of(stream);
+    if (awaited->work.empty() || !wait_dropped()) drain(awaited);
     return lost != cudaSuccess ? fail(lost) : cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
