@@ -200,8 +200,8 @@ static bool same_shape(const Shape *a, const Shape *b) {
 
 static Status entry_room(Device *device, Entry *entry, size_t bytes) {
     if (bytes <= entry->room) return STATUS_OK;
+    cudaFree(entry->device); // waits for the device: nothing reads the host's copy any more either
     cudaFreeHost(entry->host);
-    cudaFree(entry->device);
     entry->host = entry->device = NULL;
     entry->room = 0;
     CUDA_TRY(device, cudaMallocHost((void **)&entry->host, bytes));
@@ -305,7 +305,6 @@ Status attention_reserve(Device *device, const DeviceShapes *shapes) {
     for (int i = 0; i < PLANS; i++) {
         Entry *entry = &device->attention->entry[i];
         if (bytes <= entry->room) continue;
-        CUDA_TRY(device, cudaStreamSynchronize(device->stream));
         entry->last_use = 0;
         TRY(entry_room(device, entry, bytes));
     }

@@ -82,7 +82,6 @@ static Status find_device(Device *device) {
 
 static void cuda_close(Device *device) {
     if (device == NULL) return;
-    if (device->stream != NULL) cudaStreamSynchronize(device->stream);
     attention_close(device);
     gemm_close(device->gemm);
     for (Mapped *next, *mapped = device->mapped; mapped != NULL; mapped = next) {
@@ -256,8 +255,7 @@ static size_t cuda_scratch_bytes(const DeviceOptions *options, const DeviceShape
 
 static Status grow_scratch(Device *device, size_t bytes) {
     if (bytes <= device->scratch_bytes) return STATUS_OK;
-    CUDA_TRY(device, cudaStreamSynchronize(device->stream)); // nothing uses the old one any more
-    cudaFree(device->scratch);
+    cudaFree(device->scratch); // waits for the device: nothing uses it any more
     device->scratch = NULL;
     device->scratch_bytes = 0;
     TRY(device_memory(device, bytes, "scratch", &device->scratch));

@@ -7,9 +7,9 @@
 // KTO_STANDIN_DRIVER (as the runtime; 0: none);
 // KTO_STANDIN_SEED=N runs blocks and threads in another order (0: the natural one);
 // KTO_STANDIN_FAIL=NAME:N fails the N-th call of a function, or the N-th kernel as "launch:N", which loses the device;
-// KTO_STANDIN_DROP=KERNEL:LINE takes one __syncthreads away, KTO_STANDIN_DROP_WAIT=N the N-th wait for a stream
-// that has work;
-// KTO_STANDIN_LIST=FILE appends the barriers that were met, as lines "KERNEL:LINE".
+// KTO_STANDIN_DROP=KERNEL:LINE takes one __syncthreads away, KTO_STANDIN_DROP_WAIT=FILE:LINE a wait for a stream or
+// event; KTO_STANDIN_LIST=FILE appends the barriers and waits that were met, as lines "KERNEL:LINE" and
+// "wait:FILE:LINE".
 #include "standin.h"
 
 #include <boost/context/detail/fcontext.hpp>
@@ -428,11 +428,15 @@ static void drain(CUstream_st *stream) {
     if (lost != cudaSuccess) stream->work.clear();
 }
 
+static std::set<std::string> &waits_met = *new std::set<std::string>;
+
 // Whether the environment takes this wait away: then the work stays undone until the next.
-static bool wait_dropped() {
-    static int waits;
-    static const int which = setting("KTO_STANDIN_DROP_WAIT", 0);
-    return which != 0 && ++waits == which;
+static bool wait_dropped(const char *file, int line) {
+    static const char *const which = getenv("KTO_STANDIN_DROP_WAIT");
+    const char *name = strrchr(file, '/');
+    const std::string site = (name != nullptr ? name + 1 : file) + (":" + std::to_string(line));
+    waits_met.insert(site);
+    return which != nullptr && site == which;
 }
 
 namespace standin {
@@ -465,11 +469,12 @@ void launch(const Launch &what, cudaStream_t stream, std::function<void()> threa
 
 } // namespace standin
 
-__attribute__((destructor)) static void list_barriers() {
+__attribute__((destructor)) static void list_sites() {
     const char *path = getenv("KTO_STANDIN_LIST");
-    FILE *file = path != nullptr && !barriers_met.empty() ? fopen(path, "a") : nullptr;
+    FILE *file = path != nullptr ? fopen(path, "a") : nullptr;
     if (file == nullptr) return;
     for (const std::string &name : barriers_met) fprintf(file, "%s\n", name.c_str());
+    for (const std::string &name : waits_met) fprintf(file, "wait:%s\n", name.c_str());
     fclose(file);
 }
 
@@ -692,10 +697,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     delete stream;
     return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+cudaError_t standin_stream_wait(cudaStream_t stream, const char *file, int line) {
     ENTER("cudaStreamSynchronize", cudaErrorUnknown);
-    CUstream_st *awaited = stream_of(stream);
-    if (awaited->work.empty() || !wait_dropped()) drain(awaited);
+    if (!wait_dropped(file, line)) drain(stream_of(stream));
     return lost != cudaSuccess ? fail(lost) : cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -741,9 +745,9 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     });
     return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+cudaError_t standin_event_wait(cudaEvent_t event, const char *file, int line) {
     ENTER("cudaEventSynchronize", cudaErrorUnknown);
-    if (event->stream != nullptr && !wait_dropped()) drain(event->stream);
+    if (event->stream != nullptr && !wait_dropped(file, line)) drain(event->stream);
     return lost != cudaSuccess ? fail(lost) : cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {

@@ -265,7 +265,8 @@ const Case cases[] = {
     {"fresh memory", fresh_memory, nullptr, nullptr},
     {"a copy beyond its buffer", copy_overrun, "leave their device memory", nullptr},
     {"a forgotten wait", forgotten_wait, nullptr, nullptr},
-    {"a wait that is taken away", forgotten_wait, "wrong: all is there after it", "KTO_STANDIN_DROP_WAIT=1"},
+    {"a wait that is taken away", forgotten_wait, "wrong: all is there after it",
+     "KTO_STANDIN_DROP_WAIT=test_standin.cc:WAIT"},
     {"shuffles", shuffles, nullptr, nullptr},
     {"tiles", tiles, nullptr, nullptr},
     {"a lost device", lost_device, nullptr, "KTO_STANDIN_FAIL=launch:1"},
@@ -274,16 +275,20 @@ const Case cases[] = {
     {"a product whose bits may vary", product_that_may_vary, "partial sums in the output's type", nullptr},
 };
 
-// The line of the barrier in `reverse`, as KTO_STANDIN_DROP wants it.
+// With BARRIER and WAIT replaced by the lines of this file where `reverse` and `forgotten_wait` have theirs.
 std::string with_line(const char *environment) {
+    const char *const places[][2] = {{"BARRIER", "    if (barrier) __syncthreads();"},
+                                     {"WAIT", "    cudaStreamSynchronize(stream);"}};
     std::string text = environment;
-    const size_t at = text.find("BARRIER");
-    if (at == std::string::npos) return text;
-    FILE *source = fopen(__FILE__, "r");
-    char line[256];
-    for (int number = 1; source != nullptr && fgets(line, sizeof line, source) != nullptr; number++)
-        if (strstr(line, "if (barrier) __syncthreads();") == line + 4) text.replace(at, 7, std::to_string(number));
-    if (source != nullptr) fclose(source);
+    for (const auto &place : places) {
+        const size_t at = text.find(place[0], text.find('='));
+        if (at == std::string::npos) continue;
+        FILE *source = fopen(__FILE__, "r");
+        char line[256];
+        for (int number = 1; source != nullptr && fgets(line, sizeof line, source) != nullptr; number++)
+            if (strstr(line, place[1]) == line) text.replace(at, strlen(place[0]), std::to_string(number));
+        if (source != nullptr) fclose(source);
+    }
     return text;
 }
 

@@ -441,18 +441,29 @@ static void test_rows_keep_bits(void **state) {
     }
 }
 
+// Weights of many parts, each unlike the others, that are copied while the ones before them may still be on their way.
+static void test_map(void **state) {
+    (void)state;
+    enum { COUNT = 9 << 20 };
+    Ops ops = ops_open(backend, DTYPE_F32, 1);
+    float *weights = ops_host(COUNT * sizeof *weights), *got = ops_host(COUNT * sizeof *got);
+    for (int i = 0; i < COUNT; i++) weights[i] = (float)i;
+    const void *mapped;
+    CHECK(backend->map(ops.device, weights, COUNT * sizeof *weights, &mapped));
+    CHECK(backend->download(ops.device, got, mapped, COUNT * sizeof *got));
+    expect_same_bits("mapped", got, weights, COUNT);
+    backend->close(ops.device);
+    free(weights), free(got);
+}
+
 int main(int argc, char **argv) {
     backend = ops_backend(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_moves),
-        cmocka_unit_test(test_rmsnorm),
-        cmocka_unit_test(test_swiglu),
-        cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_central_differences),
-        cmocka_unit_test(test_cast),
-        cmocka_unit_test(test_sum_squares),
-        cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_rows_keep_bits),
+        cmocka_unit_test(test_map),     cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_rope),    cmocka_unit_test(test_central_differences),
+        cmocka_unit_test(test_cast),    cmocka_unit_test(test_sum_squares),
+        cmocka_unit_test(test_adamw),   cmocka_unit_test(test_rows_keep_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
