@@ -26,7 +26,7 @@ void comm_close(Comm *comm);
 // Ends the whole job with this exit code, from any rank, at once.
 _Noreturn void comm_abort(Comm *comm, int exit_code);
 
-Status comm_wait(Comm *comm, CommRequest *request); // STATUS_FAILED after timeout_seconds, naming what was waited for
+Status comm_wait(Comm *comm, CommRequest *request); // STATUS_FAILED after timeout_seconds, as comm_missing says it
 
 // values[count] summed over the ranks, in place, on all of them. Same bits on every rank and from run to run.
 Status comm_sum_start(Comm *comm, float *values, size_t count, CommRequest *out);
@@ -41,6 +41,13 @@ Status comm_barrier(Comm *comm);
 // All ranks give the status of what they just did; all get the worst, and the error text of the lowest rank that had
 // it, so that rank 0 can print it. The meeting point after work that can fail on one rank alone.
 Status comm_agree(Comm *comm, Status mine);
+
+// For collectives that another library makes (device_comm.h). Every rank arrives before each one, in the same order;
+// who has waited longer than comm_patience gives up with comm_missing: STATUS_FAILED with the ranks, hosts and
+// processes that did not arrive, as ranks 0 and 1 know them.
+Status comm_arrive(Comm *comm);
+double comm_patience(const Comm *comm); // seconds: timeout_seconds, and more for a rank that cannot name the missing
+Status comm_missing(Comm *comm, const char *what);
 
 // `bytes` of zeroed memory that the ranks of this node share, at *out on each (addresses may differ). The node's ranks
 // call it together with the same size. Lives until comm_close.

@@ -56,19 +56,17 @@ static void give_up(DeviceComm *device_comm) {
 
 static Status wait_for(DeviceComm *device_comm, const char *what) {
     Comm *comm = device_comm->comm;
-    const double start = clock_seconds();
+    const double start = clock_seconds(), patience = comm_patience(comm);
     double waited = 0;
     bool done = false;
     Status status = STATUS_OK;
-    while (status == STATUS_OK && !done && waited < comm->timeout_seconds) {
+    while (status == STATUS_OK && !done && waited < patience) {
         status = device_comm->library->poll(device_comm->group, &done);
         waited = clock_seconds() - start;
         if (!done && waited > SPIN_SECONDS) sched_yield();
     }
     comm->wait_seconds += waited;
-    if (status == STATUS_OK && !done)
-        status = error_set(STATUS_FAILED, "a rank did not reach %s within %g s (%s); see the other ranks' messages",
-                           what, comm->timeout_seconds, device_comm->library->name);
+    if (status == STATUS_OK && !done) status = comm_missing(comm, what);
     if (status != STATUS_OK) give_up(device_comm);
     return status;
 }
@@ -83,7 +81,8 @@ Status device_comm_open(Comm *comm, const DeviceCommLibrary *library, int device
     TRY(MEMORY_ALLOC(device_comm, 1, "communication"));
     device_comm->comm = comm;
     device_comm->library = library;
-    Status status = library->join(comm, &id, device_index, stream, &device_comm->group);
+    Status status = comm_arrive(comm);
+    if (status == STATUS_OK) status = library->join(comm, &id, device_index, stream, &device_comm->group);
     if (status == STATUS_OK)
         status = wait_for(device_comm, "the start of the GPUs' communication");
     else
@@ -102,6 +101,7 @@ void device_comm_close(DeviceComm *device_comm) {
 }
 
 Status device_comm_sum_start(DeviceComm *device_comm, float *values, size_t count) {
+    TRY(comm_arrive(device_comm->comm));
     const Status status = device_comm->library->sum(device_comm->group, values, count);
     if (status != STATUS_OK) give_up(device_comm);
     return status;

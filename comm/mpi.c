@@ -16,6 +16,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+// Each rank tells these ranks of every collective that it enters, so that one of them can say who is missing. Two,
+// since one may be missing itself.
+#define WITNESSES 2
+// How much longer than the time limit a rank waits: who can name the missing one speaks first, because the first to
+// give up ends the job.
+#define SECOND_WITNESS_SECONDS 1.0
+#define OTHERS_SECONDS         3.0
+#define LAST_TOKENS_SECONDS    0.2 // for tokens on their way when the time is up
+#define NAMED_RANKS            8
 // Collectives under way at once; a step has two at most (gradient sum, exchange of records).
 #define SLOTS 4
 // A wait shorter than this keeps the core to itself; a longer one offers it to others (ranks may outnumber cores).
@@ -35,8 +44,19 @@ typedef struct NodeBlock {
     size_t mapped; // bytes; 0: from memory_alloc, on a node with one rank
 } NodeBlock;
 
+typedef struct Place {
+    char host[64];
+    int64_t process;
+} Place;
+
 struct CommState {
     MPI_Comm node;
+    MPI_Comm tokens;      // messages without content, to the witnesses
+    int64_t entered;      // collectives of all ranks, by this one
+    int64_t *arrived;     // [size] a witness: by the others, as far as it knows
+    MPI_Request *arrival; // [size] a witness: a token to come from each other rank
+    int *indices;         // [size]
+    Place *places;        // [size]
     Slot slots[SLOTS];
     int *ints; // the slots' counts and offsets
     NodeBlock *blocks;
@@ -49,6 +69,132 @@ static Status mpi_error(int code, const char *what) {
     if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) length = 0;
     return error_set(STATUS_FAILED, "%s: MPI says: %.*s", what, length, text);
 }
+
+// --- who has arrived -------------------------------------------------------------------------------------------------
+
+static bool is_witness(const Comm *comm) {
+    return comm->rank < WITNESSES;
+}
+
+static Status expect_token(Comm *comm, int from) {
+    struct CommState *state = comm->state;
+    const int code = MPI_Irecv(NULL, 0, MPI_BYTE, from, 0, state->tokens, &state->arrival[from]);
+    return code == MPI_SUCCESS ? STATUS_OK : mpi_error(code, "a token of arrival");
+}
+
+static Status open_tokens(Comm *comm) {
+    struct CommState *state = comm->state;
+    state->tokens = MPI_COMM_NULL;
+    if (comm->size == 1) return STATUS_OK;
+    TRY(MEMORY_ALLOC(state->arrived, comm->size, "communication"));
+    TRY(MEMORY_ALLOC(state->arrival, comm->size, "communication"));
+    TRY(MEMORY_ALLOC(state->indices, comm->size, "communication"));
+    TRY(MEMORY_ALLOC(state->places, comm->size, "communication"));
+    Place own = {.process = (int64_t)getpid()};
+    gethostname(own.host, sizeof own.host - 1);
+    int code = MPI_Comm_dup(MPI_COMM_WORLD, &state->tokens);
+    if (code == MPI_SUCCESS)
+        code = MPI_Allgather(&own, sizeof own, MPI_BYTE, state->places, sizeof own, MPI_BYTE, MPI_COMM_WORLD);
+    if (code != MPI_SUCCESS) return mpi_error(code, "finding the other ranks");
+    for (int r = 0; r < comm->size; r++) {
+        state->arrival[r] = MPI_REQUEST_NULL;
+        if (is_witness(comm) && r != comm->rank) TRY(expect_token(comm, r));
+    }
+    return STATUS_OK;
+}
+
+static Status take_tokens(Comm *comm) {
+    struct CommState *state = comm->state;
+    for (;;) {
+        int count = 0;
+        const int code = MPI_Testsome(comm->size, state->arrival, &count, state->indices, MPI_STATUSES_IGNORE);
+        if (code != MPI_SUCCESS) return mpi_error(code, "a token of arrival");
+        if (count == MPI_UNDEFINED || count == 0) return STATUS_OK;
+        for (int i = 0; i < count; i++) {
+            state->arrived[state->indices[i]]++;
+            TRY(expect_token(comm, state->indices[i]));
+        }
+    }
+}
+
+static int missing_count(const Comm *comm) {
+    int missing = 0;
+    for (int r = 0; r < comm->size; r++) missing += r != comm->rank && comm->state->arrived[r] < comm->state->entered;
+    return missing;
+}
+
+// A witness takes what is on its way, for `seconds` at most.
+static Status take_last_tokens(Comm *comm, double seconds) {
+    const double start = clock_seconds();
+    do {
+        TRY(take_tokens(comm));
+        if (missing_count(comm) > 0) usleep(1000);
+    } while (missing_count(comm) > 0 && clock_seconds() - start < seconds);
+    return STATUS_OK;
+}
+
+static void close_tokens(Comm *comm) {
+    struct CommState *state = comm->state;
+    if (state->tokens == MPI_COMM_NULL) return;
+    if (is_witness(comm) && take_last_tokens(comm, comm->timeout_seconds) != STATUS_OK) error_clear();
+    for (int r = 0; r < comm->size; r++) {
+        if (state->arrival[r] == MPI_REQUEST_NULL) continue;
+        MPI_Cancel(&state->arrival[r]);
+        MPI_Wait(&state->arrival[r], MPI_STATUS_IGNORE);
+    }
+    MPI_Comm_free(&state->tokens);
+    free(state->arrived);
+    free(state->arrival);
+    free(state->indices);
+    free(state->places);
+}
+
+Status comm_arrive(Comm *comm) {
+    if (comm->size == 1) return STATUS_OK;
+    struct CommState *state = comm->state;
+    state->entered++;
+    for (int witness = 0; witness < WITNESSES && witness < comm->size; witness++) {
+        if (witness == comm->rank) continue;
+        MPI_Request sent;
+        const int code = MPI_Isend(NULL, 0, MPI_BYTE, witness, 0, state->tokens, &sent);
+        if (code != MPI_SUCCESS) return mpi_error(code, "a token of arrival");
+        MPI_Request_free(&sent);
+    }
+    return is_witness(comm) ? take_tokens(comm) : STATUS_OK;
+}
+
+double comm_patience(const Comm *comm) {
+    return comm->timeout_seconds + (comm->rank == 0          ? 0
+                                    : comm->rank < WITNESSES ? SECOND_WITNESS_SECONDS
+                                                             : OTHERS_SECONDS);
+}
+
+Status comm_missing(Comm *comm, const char *what) {
+    const struct CommState *state = comm->state;
+    if (!is_witness(comm))
+        return error_set(STATUS_FAILED, "a rank did not reach %s within %g s; rank 0 or 1 says which", what,
+                         comm->timeout_seconds);
+    TRY(take_last_tokens(comm, LAST_TOKENS_SECONDS));
+    char names[NAMED_RANKS * 128] = "";
+    size_t used = 0;
+    const int missing = missing_count(comm);
+    for (int r = 0, named = 0; r < comm->size && named < NAMED_RANKS; r++) {
+        if (r == comm->rank || state->arrived[r] >= state->entered) continue;
+        used +=
+            (size_t)snprintf(names + used, sizeof names - used, "%srank %d (host %s, process %lld)",
+                             named++ > 0 ? ", " : "", r, state->places[r].host, (long long)state->places[r].process);
+    }
+    if (missing == 0)
+        return error_set(STATUS_FAILED,
+                         "%s did not end within %g s though all ranks reached it: the network between them fails", what,
+                         comm->timeout_seconds);
+    char more[32] = "";
+    if (missing > NAMED_RANKS) snprintf(more, sizeof more, " and %d more", missing - NAMED_RANKS);
+    return error_set(STATUS_FAILED, "%s%s did not reach %s within %g s; the job ends", names, more, what,
+                     comm->timeout_seconds);
+}
+
+// --- opening and closing ---------------------------------------------------------------------------------------------
 
 Status comm_open(Comm *comm, int *argc, char ***argv) {
     *comm = (Comm){.timeout_seconds = DEFAULT_TIMEOUT_SECONDS};
@@ -71,7 +217,7 @@ Status comm_open(Comm *comm, int *argc, char ***argv) {
     if (code != MPI_SUCCESS) return mpi_error(code, "finding the ranks of this machine");
     MPI_Comm_rank(state->node, &comm->node_rank);
     MPI_Comm_size(state->node, &comm->node_size);
-    return STATUS_OK;
+    return open_tokens(comm);
 }
 
 void comm_close(Comm *comm) {
@@ -86,6 +232,7 @@ void comm_close(Comm *comm) {
         else
             free(state->blocks[i].memory);
     }
+    close_tokens(comm);
     MPI_Comm_free(&state->node);
     free(state->blocks);
     free(state->ints);
@@ -103,6 +250,8 @@ _Noreturn void comm_abort(Comm *comm, int exit_code) {
         MPI_Finalize(); // nobody else to end, and MPI_Abort prints a page
     _exit(exit_code);
 }
+
+// --- collectives -----------------------------------------------------------------------------------------------------
 
 // Takes a free slot; *slot is NULL in a job of one rank, whose collectives end at once.
 static Status take_slot(Comm *comm, const char *what, CommRequest *out, Slot **slot) {
@@ -125,18 +274,17 @@ static Status started(int code, Slot *slot, CommRequest *out) {
 Status comm_wait(Comm *comm, CommRequest *request) {
     Slot *slot = request->handle;
     if (slot == NULL) return STATUS_OK;
-    double start = clock_seconds(), waited = 0;
+    const double start = clock_seconds(), patience = comm_patience(comm);
+    double waited = 0;
     int done = 0, code = MPI_SUCCESS;
-    while (code == MPI_SUCCESS && !done && waited < comm->timeout_seconds) {
+    while (code == MPI_SUCCESS && !done && waited < patience) {
         code = MPI_Test(&slot->request, &done, MPI_STATUS_IGNORE);
         waited = clock_seconds() - start;
         if (!done && waited > SPIN_SECONDS) sched_yield();
     }
     comm->wait_seconds += waited;
     if (code != MPI_SUCCESS) return mpi_error(code, request->what);
-    if (!done) // the slot stays taken: MPI may still write to the buffers
-        return error_set(STATUS_FAILED, "a rank did not reach %s within %g s; see the other ranks' messages",
-                         request->what, comm->timeout_seconds);
+    if (!done) return comm_missing(comm, request->what); // the slot stays taken: MPI may still write to the buffers
     slot->used = false;
     request->handle = NULL;
     return STATUS_OK;
@@ -150,6 +298,7 @@ static Status finish(Comm *comm, Status begun, CommRequest *request) {
 // same partial sums (tests/comm checks both), so bits differ between rank counts only.
 Status comm_sum_start(Comm *comm, float *values, size_t count, CommRequest *out) {
     Slot *slot;
+    TRY(comm_arrive(comm));
     TRY(take_slot(comm, "the sum of gradients", out, &slot));
     if (slot == NULL || count == 0) return STATUS_OK;
     if (count > INT_MAX) return error_set(STATUS_FAILED, "%s: %zu values are too many at once", out->what, count);
@@ -159,6 +308,7 @@ Status comm_sum_start(Comm *comm, float *values, size_t count, CommRequest *out)
 
 Status comm_gather_start(Comm *comm, const double *mine, double *all, const int *counts, CommRequest *out) {
     Slot *slot;
+    TRY(comm_arrive(comm));
     TRY(take_slot(comm, "the exchange of records", out, &slot));
     if (slot == NULL) {
         if (counts[0] > 0) memcpy(all, mine, (size_t)counts[0] * sizeof *mine);
@@ -178,6 +328,7 @@ Status comm_gather_start(Comm *comm, const double *mine, double *all, const int 
 
 Status comm_broadcast_start(Comm *comm, void *bytes, size_t size, int root, CommRequest *out) {
     Slot *slot;
+    TRY(comm_arrive(comm));
     TRY(take_slot(comm, "a broadcast", out, &slot));
     if (slot == NULL || size == 0) return STATUS_OK;
     if (size > INT_MAX) return error_set(STATUS_FAILED, "%s: %zu bytes are too many at once", out->what, size);
@@ -207,6 +358,7 @@ static Status barrier(Comm *comm, MPI_Comm group, const char *what) {
 }
 
 Status comm_barrier(Comm *comm) {
+    TRY(comm_arrive(comm));
     return barrier(comm, MPI_COMM_WORLD, "a meeting of all ranks");
 }
 
@@ -241,7 +393,9 @@ Status comm_agree(Comm *comm, Status mine) {
     if (comm->size == 1) return mine;
     int64_t own = mine, *all = NULL;
     TRY(MEMORY_ALLOC(all, comm->size, "agreement"));
-    Status status = gather_int64(comm, MPI_COMM_WORLD, "the point where all ranks agree", &own, 1, all);
+    Status status = comm_arrive(comm);
+    if (status == STATUS_OK)
+        status = gather_int64(comm, MPI_COMM_WORLD, "the point where all ranks agree", &own, 1, all);
     int worst = 0;
     for (int i = 1; i < comm->size; i++)
         if (severity(all[i]) > severity(all[worst])) worst = i;

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FORMAT_VERSION 1
+#define FORMAT_VERSION 2
 
 // The attributes that are one number each.
 typedef struct Number {
@@ -140,15 +140,25 @@ static void rotate(const char *dir, int64_t written, int limit) {
     free(steps);
 }
 
+// Old checkpoints go only after the new one has proven to be readable.
+static Status read_back(const char *path) {
+    Checkpoint read;
+    const Status status = checkpoint_read(path, &read);
+    if (status == STATUS_OK) checkpoint_free(&read);
+    return status == STATUS_OK ? STATUS_OK : STATUS_FAILED;
+}
+
 Status checkpoint_write(const char *dir, const Checkpoint *checkpoint, int save_total_limit) {
     char path[PATH_MAX], temporary[PATH_MAX + 4];
     TRY(folder_make(dir));
     step_path(path, dir, checkpoint->step);
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    hid_t file = hdf5_create(temporary);
+    hid_t file = hdf5_create_sealed(temporary);
     if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be made");
     Status status = write_contents(file, path, checkpoint);
     if (H5Fclose(file) < 0 && status == STATUS_OK) status = hdf5_error(STATUS_FAILED, path, "cannot be written");
+    if (status == STATUS_OK) status = hdf5_seal(temporary);
+    if (status == STATUS_OK) status = read_back(temporary);
     if (status != STATUS_OK) {
         unlink(temporary);
         return status;
@@ -211,6 +221,7 @@ static Status read_contents(hid_t file, const char *path, Checkpoint *c) {
 
 Status checkpoint_read(const char *path, Checkpoint *out) {
     *out = (Checkpoint){0};
+    TRY(hdf5_check_seal(path));
     hid_t file = hdf5_open(path, H5F_ACC_RDONLY);
     if (file < 0) return hdf5_error(STATUS_DATA, path, "cannot be read");
     Status status = read_contents(file, path, out);

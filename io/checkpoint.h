@@ -24,12 +24,12 @@ typedef struct Checkpoint {
     int32_t tensor_count;
 } Checkpoint;
 
-// Writes DIR/step-%06d.h5 through a temporary name, fsync, rename, and fsync of the folder. Keeps the newest
-// save_total_limit (>= 1) files of the exact name form and removes older ones after that. STATUS_FAILED naming the
-// file.
+// Writes DIR/step-%06d.h5 through a temporary name, a seal over every byte, reading back, fsync, rename, and fsync of
+// the folder. Keeps the newest save_total_limit (>= 1) files of the exact name form and removes older ones after that.
+// STATUS_FAILED naming the file; nothing is lost then.
 Status checkpoint_write(const char *dir, const Checkpoint *checkpoint, int save_total_limit);
 
-// Reads one file in full (allocating). Checks layout and lengths. STATUS_DATA naming the file.
+// Reads one file in full (allocating). Checks its seal, layout and lengths. STATUS_DATA naming the file.
 Status checkpoint_read(const char *path, Checkpoint *out);
 void checkpoint_free(Checkpoint *checkpoint);
 

@@ -1,9 +1,11 @@
 // HDF5 as our files use it (1.10.7 and later). Every call is checked, closing included: on a full disk H5Dwrite and
 // H5Fclose can both succeed while H5Dclose fails.
 #include "io/hdf5_util.h"
+#include "src/base/hash.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +18,8 @@
 // ns on; HDF5's default of 100 tries never ends on a damaged file. This is a quarter of a second a block.
 #define READ_ATTEMPTS 28
 #define CHUNK_BYTES   ((hsize_t)1 << 20) // the default chunk cache holds one
+#define HASH_PIECE    ((size_t)1 << 20)  // a digest is chained over pieces of this size
+#define SEAL_FORMAT   "kto.c: HDF5 from byte %d on, %lld bytes, chained XXH3 of 1 MiB pieces %016llx"
 
 // Keeps the innermost description, and rather the one with the system's own words.
 static herr_t pick_reason(unsigned depth, const H5E_error2_t *error, void *out) {
@@ -72,12 +76,70 @@ static void close_keeping_errors(hid_t list) {
     if (stack >= 0) H5Eset_current_stack(stack);
 }
 
-hid_t hdf5_create(const char *path) {
-    hid_t access = access_list(true);
-    if (access < 0) return access;
-    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
-    close_keeping_errors(access);
+static hid_t create_file(const char *path, hsize_t head_bytes) {
+    hid_t access = access_list(true), creation = H5Pcreate(H5P_FILE_CREATE), file = H5I_INVALID_HID;
+    if (access >= 0 && creation >= 0 && H5Pset_userblock(creation, head_bytes) >= 0)
+        file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    if (creation >= 0) close_keeping_errors(creation);
+    if (access >= 0) close_keeping_errors(access);
     return file;
+}
+
+hid_t hdf5_create(const char *path) {
+    return create_file(path, 0);
+}
+
+hid_t hdf5_create_sealed(const char *path) {
+    return create_file(path, HDF5_SEAL_BYTES);
+}
+
+// The seal that belongs to what follows it in the file; the bytes that stand there now.
+static Status make_seal(int fd, const char *path, char seal[HDF5_SEAL_BYTES], char found[HDF5_SEAL_BYTES]) {
+    char *buffer = NULL;
+    TRY(MEMORY_ALLOC(buffer, HASH_PIECE, "a file's digest"));
+    uint64_t digest = 0;
+    off_t at = HDF5_SEAL_BYTES;
+    ssize_t got = pread(fd, found, HDF5_SEAL_BYTES, 0);
+    bool good = got == HDF5_SEAL_BYTES;
+    while (good && (got = pread(fd, buffer, HASH_PIECE, at)) > 0) { // short reads are rare and would change the pieces
+        for (ssize_t more;
+             got < (ssize_t)HASH_PIECE && (more = pread(fd, buffer + got, HASH_PIECE - (size_t)got, at + got)) > 0;)
+            got += more;
+        digest = hash_bytes(digest, buffer, (size_t)got);
+        at += got;
+    }
+    const int error = got < 0 ? errno : 0;
+    free(buffer);
+    if (error != 0) return error_set(STATUS_DATA, "%s: cannot be read: %s", path, strerror(error));
+    if (!good) return error_set(STATUS_DATA, "%s: is too short", path);
+    memset(seal, '\n', HDF5_SEAL_BYTES);
+    const int length = snprintf(seal, HDF5_SEAL_BYTES, SEAL_FORMAT, HDF5_SEAL_BYTES, (long long)(at - HDF5_SEAL_BYTES),
+                                (unsigned long long)digest);
+    seal[length] = '\n';
+    return STATUS_OK;
+}
+
+Status hdf5_seal(const char *path) {
+    char seal[HDF5_SEAL_BYTES], found[HDF5_SEAL_BYTES];
+    const int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) return error_set(STATUS_FAILED, "%s: %s", path, strerror(errno));
+    Status status = make_seal(fd, path, seal, found);
+    if (status == STATUS_OK && pwrite(fd, seal, sizeof seal, 0) != sizeof seal)
+        status = error_set(STATUS_FAILED, "%s: cannot be written: %s", path, strerror(errno));
+    if (close(fd) != 0 && status == STATUS_OK)
+        status = error_set(STATUS_FAILED, "%s: cannot be written: %s", path, strerror(errno));
+    return status == STATUS_OK ? STATUS_OK : STATUS_FAILED;
+}
+
+Status hdf5_check_seal(const char *path) {
+    char seal[HDF5_SEAL_BYTES], found[HDF5_SEAL_BYTES];
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return error_set(STATUS_DATA, "%s: %s", path, strerror(errno));
+    Status status = make_seal(fd, path, seal, found);
+    close(fd);
+    TRY(status);
+    if (memcmp(seal, found, sizeof seal) == 0) return STATUS_OK;
+    return error_set(STATUS_DATA, "%s: is damaged: its contents do not have the digest that it was written with", path);
 }
 
 static hid_t open_file(const char *path, unsigned flags, bool lock) {

@@ -13,6 +13,13 @@ bool hdf5_was_locked(void);
 
 // H5F_ACC_* flags; a negative id on failure. Create replaces a file of that name.
 hid_t hdf5_create(const char *path);
+// The same with room for a seal in front: HDF5's contents begin at byte HDF5_SEAL_BYTES, which every reader finds.
+#define HDF5_SEAL_BYTES 512
+hid_t hdf5_create_sealed(const char *path);
+// After closing: writes the digest of all that follows into the first bytes of the file. STATUS_FAILED naming the file.
+Status hdf5_seal(const char *path);
+// Before opening: whether every byte of the file is as it was when it was sealed. STATUS_DATA naming the file.
+Status hdf5_check_seal(const char *path);
 hid_t hdf5_open(const char *path, unsigned flags);
 // For the one writer, who has a lock of its own: a reader's HDF5 lock does not keep it out.
 hid_t hdf5_open_writer(const char *path, unsigned flags);

@@ -4,8 +4,10 @@
 #include "io/metrics.h"
 #include "io/files.h"
 #include "io/hdf5_util.h"
+#include "src/base/log.h"
 #include "src/base/memory.h"
 
+#include <errno.h>
 #include <hdf5_hl.h>
 #include <limits.h>
 #include <math.h>
@@ -13,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 // units, TRL's name, description: one line a column, or the table below does not compile.
@@ -53,11 +56,12 @@ typedef struct Column {
 #define METRICS_COLUMN(name) {#name, offsetof(MetricsRow, name), INFO_##name},
 static const Column COLUMNS[] = {METRICS_COLUMN(step) METRICS_COLUMNS(METRICS_COLUMN)};
 #undef METRICS_COLUMN
-#define COLUMN_COUNT ((int)(sizeof COLUMNS / sizeof COLUMNS[0]))
-#define STEP_COLUMN  0
-#define GROUP_COUNT  2
-#define CHUNK_ROWS   512
-#define STEP_FILL    ((int64_t)-1) // a length that was extended and not written; floats have NaN
+#define COLUMN_COUNT  ((int)(sizeof COLUMNS / sizeof COLUMNS[0]))
+#define STEP_COLUMN   0
+#define GROUP_COUNT   2
+#define CHUNK_ROWS    512
+#define RETRY_SECONDS 2
+#define STEP_FILL     ((int64_t)-1) // a length that was extended and not written; floats have NaN
 
 static const char *const GROUP_NAMES[GROUP_COUNT] = {"train", "eval"};
 
@@ -67,6 +71,7 @@ struct Metrics {
     hid_t file; // invalid between rows without swmr
     hid_t columns[GROUP_COUNT][COLUMN_COUNT];
     int64_t rows[GROUP_COUNT];
+    ino_t inode;
 };
 
 static hid_t column_type(int column) {
@@ -205,6 +210,7 @@ static Status kept_rows(hid_t step_column, const char *path, int64_t rows, int64
     return status;
 }
 
+// rows[group]: at most so many on entry, those kept on return.
 static Status cut_copy(const char *copy, const char *path, const MetricsRun *run, int64_t resume_step, int64_t *rows) {
     hid_t file = hdf5_open_writer(copy, H5F_ACC_RDWR);
     if (file < 0) {
@@ -212,11 +218,12 @@ static Status cut_copy(const char *copy, const char *path, const MetricsRun *run
         file = hdf5_open_writer(copy, H5F_ACC_RDWR);
     }
     if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be opened; move it away to go on without its rows");
-    Status status = put_run(file, path, run);
+    Status status = run != NULL ? put_run(file, path, run) : STATUS_OK;
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) {
         hid_t columns[COLUMN_COUNT];
         int64_t shortest;
         status = open_group(file, path, g, columns, &shortest);
+        if (shortest > rows[g]) shortest = rows[g];
         if (status == STATUS_OK) status = kept_rows(columns[STEP_COLUMN], path, shortest, resume_step, &rows[g]);
         if (status == STATUS_OK) status = set_rows(columns, path, rows[g]);
         if (status == STATUS_OK) status = close_columns(columns, path);
@@ -249,6 +256,13 @@ static Status open_columns(Metrics *metrics) {
     return STATUS_OK;
 }
 
+static Status note_inode(Metrics *metrics) {
+    struct stat info;
+    if (stat(metrics->path, &info) != 0) return error_set(STATUS_FAILED, "%s: %s", metrics->path, strerror(errno));
+    metrics->inode = info.st_ino;
+    return STATUS_OK;
+}
+
 static Status close_all(Metrics *metrics, Status status) {
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++)
         status = close_columns(metrics->columns[g], metrics->path);
@@ -263,13 +277,15 @@ Status metrics_open(Metrics **out, const char *path, const MetricsRun *run, int6
     TRY(MEMORY_ALLOC(metrics, 1, "metrics"));
     metrics->file = H5I_INVALID_HID;
     metrics->swmr = swmr;
+    const bool resumes = resume_step > 0 && file_exists(path);
+    for (int g = 0; g < GROUP_COUNT; g++) metrics->rows[g] = resumes ? INT64_MAX : 0;
     metrics->path = strdup(path);
     Status status = metrics->path == NULL ? error_set(STATUS_FAILED, "%s: out of memory", path) : STATUS_OK;
     if (status == STATUS_OK)
-        status = resume_step > 0 && file_exists(path) ? cut_file(path, run, resume_step, metrics->rows)
-                                                      : create_file(path, run);
+        status = resumes ? cut_file(path, run, resume_step, metrics->rows) : create_file(path, run);
     // Between cutting and following, the file is closed: what was cut is settled before a reader may look.
     if (status == STATUS_OK && swmr) status = open_columns(metrics);
+    if (status == STATUS_OK) status = note_inode(metrics);
     if (status == STATUS_OK) {
         *out = metrics;
         return STATUS_OK;
@@ -298,11 +314,45 @@ static Status append_row(Metrics *metrics, int group, const MetricsRow *row) {
     return STATUS_OK;
 }
 
-Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *row) {
-    if (metrics->swmr) return append_row(metrics, (int)group, row);
+// Rows written to a file that has lost its name would be rows that nobody finds.
+static Status check_name(const Metrics *metrics) {
+    struct stat info;
+    if (stat(metrics->path, &info) == 0 && info.st_ino == metrics->inode) return STATUS_OK;
+    return error_set(STATUS_FAILED, "%s: was removed or replaced while the run writes to it", metrics->path);
+}
+
+static Status append_once(Metrics *metrics, int group, const MetricsRow *row) {
+    TRY(check_name(metrics));
+    if (metrics->swmr) return append_row(metrics, group, row);
     Status status = open_columns(metrics);
-    if (status == STATUS_OK) status = append_row(metrics, (int)group, row);
+    if (status == STATUS_OK) status = append_row(metrics, group, row);
     return close_all(metrics, status);
+}
+
+// After a failed write: a copy of the file with the rows that were written in full, in its place.
+static Status reopen(Metrics *metrics) {
+    if (metrics->file >= 0) H5Fclose(metrics->file);
+    metrics->file = H5I_INVALID_HID;
+    int64_t rows[GROUP_COUNT];
+    memcpy(rows, metrics->rows, sizeof rows);
+    TRY(cut_file(metrics->path, NULL, INT64_MAX, rows));
+    if (memcmp(rows, metrics->rows, sizeof rows) != 0)
+        return error_set(STATUS_FAILED, "%s: has lost rows", metrics->path);
+    if (metrics->swmr) TRY(open_columns(metrics));
+    return note_inode(metrics);
+}
+
+Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *row) {
+    if (append_once(metrics, (int)group, row) == STATUS_OK) return STATUS_OK;
+    TRY(check_name(metrics));
+    char reason[ERROR_TEXT_MAX];
+    snprintf(reason, sizeof reason, "%s", error_text());
+    error_clear();
+    log_warning("%s; trying once more in %d s", reason, RETRY_SECONDS);
+    sleep(RETRY_SECONDS);
+    if (reopen(metrics) == STATUS_OK && append_once(metrics, (int)group, row) == STATUS_OK) return STATUS_OK;
+    error_clear();
+    return error_set(STATUS_FAILED, "%s", reason);
 }
 
 Status metrics_close(Metrics *metrics) {

@@ -35,6 +35,8 @@ typedef struct Metrics Metrics;
 // is repaired, ragged columns trimmed). swmr: readers follow live; else the file is opened, appended to and closed per
 // row. The caller holds the run directory's lock. STATUS_FAILED naming the file.
 Status metrics_open(Metrics **out, const char *path, const MetricsRun *run, int64_t resume_step, bool swmr);
+// Makes the row readable by others. What fails is tried once more after a pause, on a repaired copy; STATUS_FAILED when
+// that fails too, or the file was removed meanwhile.
 Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *row);
 Status metrics_close(Metrics *metrics); // NULL is allowed
 

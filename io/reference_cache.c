@@ -34,12 +34,13 @@ Status reference_cache_read(const char *path, const char *key, double *logp, dou
     Status status = STATUS_OK;
     bool fits = false;
     if (file_exists(path)) {
-        hid_t file = hdf5_open(path, H5F_ACC_RDONLY);
-        if (file < 0)
+        hid_t file = H5I_INVALID_HID;
+        status = hdf5_check_seal(path);
+        if (status == STATUS_OK && (file = hdf5_open(path, H5F_ACC_RDONLY)) < 0)
             status = hdf5_error(STATUS_DATA, path, "cannot be read");
-        else if (H5Aexists(file, "key") == 0)
+        else if (status == STATUS_OK && H5Aexists(file, "key") == 0)
             status = error_set(STATUS_DATA, "%s: is not a reference cache; name another in data.reference_cache", path);
-        else
+        else if (status == STATUS_OK)
             status = read_values(file, path, key, logp, logp_kl, count, &fits);
         bool ours = file < 0 ? H5Fis_hdf5(path) > 0 : H5Aexists(file, "key") != 0;
         if (file >= 0) H5Fclose(file);
@@ -61,7 +62,7 @@ Status reference_cache_write(const char *path, const char *key, const double *lo
     char temporary[PATH_MAX], host[128] = ""; // runs on several hosts may share a cache
     gethostname(host, sizeof host - 1);
     snprintf(temporary, sizeof temporary, "%s.%s.%ld.tmp", path, host, (long)getpid());
-    hid_t file = hdf5_create(temporary);
+    hid_t file = hdf5_create_sealed(temporary);
     if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be made");
     Status status = hdf5_put_text(file, path, "key", key, true);
     if (status == STATUS_OK)
@@ -69,6 +70,7 @@ Status reference_cache_write(const char *path, const char *key, const double *lo
     if (status == STATUS_OK)
         status = hdf5_write_vector(file, path, "logp_kl", H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, logp_kl, count);
     if (H5Fclose(file) < 0 && status == STATUS_OK) status = hdf5_error(STATUS_FAILED, path, "cannot be written");
+    if (status == STATUS_OK) status = hdf5_seal(temporary);
     if (status == STATUS_OK) return file_publish(temporary, path);
     unlink(temporary);
     return status;

@@ -6,6 +6,7 @@
 #include "src/base/log.h"
 #include "src/base/memory.h"
 #include "src/roofline.h"
+#include "src/stop.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -204,8 +205,16 @@ static Status fill(Run *run, const Dataset *dataset, Reference *reference, const
     StepTimes times = {0};
     MetricsRow unused;
     double last_save = clock_seconds();
-    for (int32_t batch = 0; batch < dataset->batch_count; batch++) {
+    for (int32_t batch = 0, done = 0; batch < dataset->batch_count; batch++) {
         if (reference_has(reference, dataset, batch)) continue;
+        unsigned said = 0;
+        if (++done % BATCHES_PER_AGREEMENT == 0) TRY(stop_agree(run->comm, 0, &said));
+        if (said & SAY_STOP) {
+            TRY(comm_agree(run->comm, reference_save(reference, run->comm)));
+            log_info("%-8s on request before %s batch %d of %d; the same command goes on from there", "stopped", name,
+                     batch + 1, dataset->batch_count);
+            return STATUS_STOPPED;
+        }
         TRY(step_run(&run->step, dataset, batch, STEP_REFERENCE, 0, reference, &unused, &times));
         char line[128];
         snprintf(line, sizeof line, "reference of %s: batch %d of %d", name, batch + 1, dataset->batch_count);

@@ -23,8 +23,6 @@ static const size_t sum_columns[] = {offsetof(MetricsRow, rows), offsetof(Metric
                                      offsetof(MetricsRow, scored_tokens), offsetof(MetricsRow, computed_tokens)};
 enum { SUMS = sizeof sum_columns / sizeof *sum_columns };
 
-#define BATCHES_PER_AGREEMENT 4 // a request to stop is noticed after so many
-
 static double *column(MetricsRow *row, size_t offset) {
     return (double *)((char *)row + offset);
 }

@@ -59,7 +59,8 @@ int main(int argc, char **argv) {
         return 0;
     }
     signal(SIGPIPE, SIG_IGN); // a closed pipe is a failed write, with a message
-    if (argc > 1 && strcmp(argv[1], "train") == 0) stop_install();
+    signal(SIGXFSZ, SIG_IGN); // so is one beyond the limit on a file's size
+    if (argc > 1 && (strcmp(argv[1], "train") == 0 || strcmp(argv[1], "reference") == 0)) stop_install();
     Comm comm;
     if (comm_open(&comm, &argc, &argv) != STATUS_OK) {
         log_error(error_text());

@@ -6,6 +6,7 @@
 #include "io/jsonl.h"
 #include "src/base/memory.h"
 #include "src/generate.h"
+#include "src/stop.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -16,6 +17,8 @@
 const SampleOptions sample_defaults = {.adapters = true, .temperature = 1, .top_p = 1, .max_tokens = 256, .samples = 1};
 
 // --- answers of all ranks -------------------------------------------------------------------------------------------
+
+#define ANSWERS_PER_AGREEMENT 64 // of a rank: a request to stop is noticed after so many
 
 typedef struct Asked {
     TextOrMessages prompt;
@@ -40,10 +43,11 @@ static Status read_prompts(const Run *run, const JsonlFile *file, Asked *asked) 
     return STATUS_OK;
 }
 
-// Answer i is rank i % size's. Every rank gets lengths[total] and ids[total * max_tokens].
-static Status answer_all(Run *run, const Asked *asked, int64_t total, const SampleOptions *options, int32_t *lengths,
-                         int32_t *ids) {
-    const Comm *comm = run->comm;
+// Answers first to first + total - 1; answer i is rank i % size's. Every rank gets lengths[total] and
+// ids[total * max_tokens]. `first` is a multiple of the rank count.
+static Status answer_some(Run *run, const Asked *asked, int64_t first, int64_t total, const SampleOptions *options,
+                          int32_t *lengths, int32_t *ids) {
+    Comm *comm = run->comm;
     const int32_t mine = (int32_t)((total - comm->rank + comm->size - 1) / comm->size);
     const size_t width = (size_t)options->max_tokens;
     GeneratePrompt *prompts = NULL;
@@ -58,7 +62,7 @@ static Status answer_all(Run *run, const Asked *asked, int64_t total, const Samp
     if (status == STATUS_OK) status = MEMORY_ALLOC(counts, comm->size, "answers");
     if (status == STATUS_OK) {
         for (int32_t i = 0; i < mine; i++) {
-            const int64_t index = comm->rank + (int64_t)i * comm->size;
+            const int64_t index = first + comm->rank + (int64_t)i * comm->size;
             const Asked *from = &asked[index / options->samples];
             prompts[i] = (GeneratePrompt){from->ids, from->count, (uint32_t)index};
         }
@@ -77,11 +81,11 @@ static Status answer_all(Run *run, const Asked *asked, int64_t total, const Samp
             for (int32_t t = 0; t < answers[i].length; t++) to[1 + t] = answers[i].tokens[t];
         }
     }
-    status = comm_agree(run->comm, status);
+    status = comm_agree(comm, status);
     if (status == STATUS_OK) {
         for (int r = 0; r < comm->size; r++)
             counts[r] = (int)((total - r + comm->size - 1) / comm->size * (int64_t)(1 + width));
-        status = comm_gather(run->comm, own, all, counts);
+        status = comm_gather(comm, own, all, counts);
         const double *from = all;
         for (int r = 0; r < comm->size && status == STATUS_OK; r++)
             for (int64_t index = r; index < total; index += comm->size, from += 1 + width) {
@@ -97,6 +101,20 @@ static Status answer_all(Run *run, const Asked *asked, int64_t total, const Samp
     free(all);
     free(counts);
     return status;
+}
+
+// Every rank gets lengths[total] and ids[total * max_tokens]. STATUS_STOPPED when the ranks were asked to stop.
+static Status answer_all(Run *run, const Asked *asked, int64_t total, const SampleOptions *options, int32_t *lengths,
+                         int32_t *ids) {
+    const int64_t piece = (int64_t)ANSWERS_PER_AGREEMENT * run->comm->size;
+    for (int64_t first = 0; first < total; first += piece) {
+        unsigned said;
+        TRY(stop_agree(run->comm, 0, &said));
+        if (said & SAY_STOP) return STATUS_STOPPED;
+        const int64_t count = total - first < piece ? total - first : piece;
+        TRY(answer_some(run, asked, first, count, options, lengths + first, ids + first * options->max_tokens));
+    }
+    return STATUS_OK;
 }
 
 static Status format_lines(const Run *run, const Asked *asked, int64_t total, const SampleOptions *options,

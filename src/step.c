@@ -13,6 +13,7 @@
 // A record on the wire: the row's place in the batch, then its scores.
 enum { SCORE_LOGP, SCORE_LOGP_KL, SCORE_ENTROPY, SCORE_LOGIT, SCORE_TOKENS, SCORE_FLAGS, STEP_SCORES };
 enum { RECORD_WORDS = 1 + STEP_SCORES };
+enum { NAMED_ROWS = 32 };
 
 Status step_open(StepContext *context, int32_t batch_rows) {
     TRY(MEMORY_ALLOC(context->rows, batch_rows, "a batch"));
@@ -251,6 +252,25 @@ Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, Ste
     return STATUS_OK;
 }
 
+static bool is_finite(const KtoRecord *record) {
+    return isfinite(record->logp) && isfinite(record->logp_kl) && isfinite(record->ref_logp) &&
+           isfinite(record->ref_logp_kl);
+}
+
+void step_name_rows(const StepContext *context, const Dataset *dataset, char *text, size_t size) {
+    const int32_t count = context->plan.count;
+    int32_t bad = 0, named = 0;
+    for (int32_t i = 0; i < count; i++) bad += !is_finite(&context->records[i]);
+    size_t used = (size_t)snprintf(text, size, "%s:", dataset->path);
+    for (int32_t i = 0; i < count && named < NAMED_ROWS; i++) {
+        if (bad > 0 && is_finite(&context->records[i])) continue;
+        used += (size_t)snprintf(text + used, size - used, "%s%u", named++ > 0 ? ", " : "",
+                                 dataset->rows[context->rows[i].row].line);
+    }
+    const int32_t all = bad > 0 ? bad : count;
+    if (all > named) snprintf(text + used, size - used, " and %d more rows", (int)(all - named));
+}
+
 // --- reference log-probs --------------------------------------------------------------------------------------------
 
 Status reference_open(Reference *reference, const Dataset *dataset, const StepContext *context, const char *folder) {
@@ -284,10 +304,11 @@ Status reference_open(Reference *reference, const Dataset *dataset, const StepCo
 
 Status reference_save(Reference *reference, Comm *comm) {
     if (!reference->changed) return STATUS_OK;
+    if (comm->rank == 0)
+        TRY(reference_cache_write(reference->path, reference->key, reference->logp, reference->logp_kl,
+                                  reference->count));
     reference->changed = false;
-    if (comm->rank != 0) return STATUS_OK;
-    return reference_cache_write(reference->path, reference->key, reference->logp, reference->logp_kl,
-                                 reference->count);
+    return STATUS_OK;
 }
 
 void reference_close(Reference *reference) {

@@ -53,9 +53,13 @@ void step_close(StepContext *context);
 Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, StepMode mode, int64_t step,
                 Reference *reference, MetricsRow *out, StepTimes *times);
 
+// For a step whose numbers are not finite: "FILE:LINE, LINE ..." of the last batch's rows, those whose log-probs are
+// not finite alone where there are such. `size` is enough for the path and 400 bytes.
+void step_name_rows(const StepContext *context, const Dataset *dataset, char *text, size_t size);
+
 // Allocates, and reads the cache file in `folder` that fits (rank 0 reads, all get it).
 Status reference_open(Reference *reference, const Dataset *dataset, const StepContext *context, const char *folder);
-// Writes the cache file when it changed (rank 0).
+// Writes the cache file when it changed (rank 0). After a failure the next call tries again.
 Status reference_save(Reference *reference, Comm *comm);
 void reference_close(Reference *reference);
 // Whether the batch's rows have their values.

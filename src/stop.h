@@ -6,6 +6,8 @@
 // Installs the handlers; before MPI starts, which keeps them. A second SIGINT ends the process at once.
 void stop_install(void);
 
+#define BATCHES_PER_AGREEMENT 4 // evaluation and the reference notice a request after so many
+
 // What a rank has to say when the ranks meet.
 enum { SAY_STOP = 1, SAY_SAVE = 2 };
 

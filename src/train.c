@@ -37,6 +37,7 @@ typedef struct Training {
     int64_t epoch;    // that `visit` is of
     double started, last_step_end, last_save, trained_tokens;
     int64_t last_saved_step, first_step;
+    bool save_again;                      // the last checkpoint could not be written
     int64_t evaluated_step, sampled_step; // of the last row in /eval, of the last lines in samples.jsonl
     MetricsRow last_eval;                 // step 0: none yet
     char path_checkpoints[PATH_MAX], path_adapter[PATH_MAX], path_samples[PATH_MAX], path_metrics[PATH_MAX];
@@ -52,12 +53,12 @@ static void join_path(char to[PATH_MAX], const char *folder, const char *name) {
 
 // --- saving ---------------------------------------------------------------------------------------------------------
 
-static Status save_checkpoint(Training *t) {
+static Status write_checkpoint(Training *t) {
     Run *run = &t->run;
     Model *model = &run->model;
-    Status status = speaks(t) ? reference_save(&run->train_reference, run->comm) : STATUS_OK;
-    if (speaks(t) && status == STATUS_OK) status = reference_save(&run->eval_reference, run->comm);
-    if (t->last_saved_step == t->progress.step) return comm_agree(run->comm, status);
+    TRY(reference_save(&run->train_reference, run->comm));
+    TRY(reference_save(&run->eval_reference, run->comm));
+    if (t->last_saved_step == t->progress.step) return STATUS_OK;
     Checkpoint c = {.step = t->progress.step,
                     .epoch = (double)t->progress.step / run->train.batch_count,
                     .batch_in_epoch = t->progress.step % run->train.batch_count,
@@ -72,21 +73,35 @@ static Status save_checkpoint(Training *t) {
                     .tensors = model->tensors,
                     .tensor_count = model->tensor_count};
     memcpy(c.run_id, t->progress.run_id, sizeof c.run_id);
-    if (speaks(t) && status == STATUS_OK) {
-        float **host[] = {&c.adapter, &c.adam_m, &c.adam_v};
-        const float *device[] = {model->adapter, model->adam_m, model->adam_v};
-        for (int i = 0; i < 3 && status == STATUS_OK; i++) {
-            status = MEMORY_ALLOC(*host[i], c.count, "a checkpoint");
-            if (status == STATUS_OK) status = model_get(model, device[i], *host[i]);
-        }
-        c.config = config_text(&run->config);
-        if (c.config == NULL) status = error_set(STATUS_FAILED, "out of memory for a checkpoint");
-        if (status == STATUS_OK)
-            status = checkpoint_write(t->path_checkpoints, &c, (int)run->config.train.save_total_limit);
-        for (int i = 0; i < 3; i++) free(*host[i]);
-        free(c.config);
+    float **host[] = {&c.adapter, &c.adam_m, &c.adam_v};
+    const float *device[] = {model->adapter, model->adam_m, model->adam_v};
+    Status status = STATUS_OK;
+    for (int i = 0; i < 3 && status == STATUS_OK; i++) {
+        status = MEMORY_ALLOC(*host[i], c.count, "a checkpoint");
+        if (status == STATUS_OK) status = model_get(model, device[i], *host[i]);
     }
-    TRY(comm_agree(run->comm, status));
+    c.config = config_text(&run->config);
+    if (c.config == NULL) status = error_set(STATUS_FAILED, "out of memory for a checkpoint");
+    if (status == STATUS_OK)
+        status = checkpoint_write(t->path_checkpoints, &c, (int)run->config.train.save_total_limit);
+    for (int i = 0; i < 3; i++) free(*host[i]);
+    free(c.config);
+    return status;
+}
+
+// With `must` a failure ends the run; else it is said, older checkpoints stay, and the next step tries again.
+static Status save_checkpoint(Training *t, bool must) {
+    Comm *comm = t->run.comm;
+    const Status status = comm_agree(comm, speaks(t) ? write_checkpoint(t) : STATUS_OK);
+    t->save_again = status == STATUS_FAILED && comm->agreed_failure && !must;
+    if (t->save_again) {
+        log_warning("%s; no checkpoint at step %lld, the run goes on and tries again after the next step", error_text(),
+                    (long long)t->progress.step);
+        error_clear();
+        comm->agreed_failure = false;
+        return STATUS_OK;
+    }
+    TRY(status);
     t->last_saved_step = t->progress.step;
     t->last_save = clock_seconds();
     return STATUS_OK;
@@ -359,10 +374,11 @@ static Status update(Training *t, MetricsRow *row) {
     if (!isfinite(row->loss) || !isfinite(row->grad_norm)) {
         row->skipped = 1;
         t->progress.skipped++;
-        log_warning(
-            "step %lld: loss %g and gradient norm %g are not finite; the step is skipped (%lld of at most %lld)",
-            (long long)row->step, row->loss, row->grad_norm, (long long)t->progress.skipped,
-            (long long)config->train.max_skipped_steps);
+        char rows[PATH_MAX + 400];
+        step_name_rows(&run->step, &run->train, rows, sizeof rows);
+        log_warning("step %lld: loss %g, gradient norm %g; the step is skipped (%lld of at most %lld); its rows are %s",
+                    (long long)row->step, row->loss, row->grad_norm, (long long)t->progress.skipped,
+                    (long long)config->train.max_skipped_steps, rows);
         return STATUS_OK;
     }
     const AdamW adamw = {.learning_rate = (float)row->learning_rate,
@@ -403,12 +419,12 @@ static Status train_step(Training *t) {
     t->trained_tokens += row.computed_tokens;
     if (speaks(t)) show_step(t, &row);
     TRY(comm_agree(run->comm, speaks(t) ? metrics_append(t->metrics, METRICS_TRAIN, &row) : STATUS_OK));
-    if (t->progress.skipped > run->config.train.max_skipped_steps)
-        return error_set(STATUS_FAILED,
-                         "%lld steps had numbers that are not finite, more than train.max_skipped_steps; lower "
-                         "train.learning_rate",
-                         (long long)t->progress.skipped);
-    return STATUS_OK;
+    if (t->progress.skipped <= run->config.train.max_skipped_steps) return STATUS_OK;
+    return comm_agree(
+        run->comm, error_set(STATUS_FAILED,
+                             "%lld steps had numbers that are not finite, more than train.max_skipped_steps; look at "
+                             "the rows named above and lower train.learning_rate",
+                             (long long)t->progress.skipped));
 }
 
 // Whether it is time for a checkpoint, by steps or by rank 0's clock, and whether the run was asked to stop.
@@ -430,15 +446,18 @@ static Status finish_step(Training *t) {
     const bool last = step == t->total_steps;
     if (t->evaluated_step != step && (last || (config->train.eval_steps > 0 && step % config->train.eval_steps == 0))) {
         Status status = run_evaluation(t);
-        if (status == STATUS_STOPPED) TRY(save_checkpoint(t));
+        if (status == STATUS_STOPPED) TRY(save_checkpoint(t, true));
         TRY(status);
     }
     if (t->sampled_step != step && config->train.sample_prompts[0] != '\0' && config->train.sample_steps > 0 &&
-        step % config->train.sample_steps == 0)
-        TRY(write_samples(t));
+        step % config->train.sample_steps == 0) {
+        Status status = write_samples(t);
+        if (status == STATUS_STOPPED) TRY(save_checkpoint(t, true));
+        TRY(status);
+    }
     bool save, stop;
     TRY(agree(t, &save, &stop));
-    if (save || stop || last) TRY(save_checkpoint(t));
+    if (save || t->save_again || stop || last) TRY(save_checkpoint(t, stop || last));
     return stop && !last ? STATUS_STOPPED : STATUS_OK;
 }
 
