@@ -121,7 +121,9 @@ Status run_lock(const char *dir, int *fd) {
     }
     char host[128] = "";
     gethostname(host, sizeof host - 1);
-    int length = snprintf(owner, sizeof owner, "host %s, process %ld\n", host, (long)getpid());
+    const char *job = getenv("SLURM_JOB_ID");
+    int length = snprintf(owner, sizeof owner, "host %s, process %ld%s%.20s\n", host, (long)getpid(),
+                          job != NULL ? ", Slurm job " : "", job != NULL ? job : "");
     if (ftruncate(*fd, 0) != 0 || pwrite(*fd, owner, (size_t)length, 0) != length)
         return error_set(STATUS_FAILED, "%s: cannot be written: %s", path, strerror(errno));
     return STATUS_OK;
