@@ -35,7 +35,7 @@ typedef struct Training {
     int lock;         // rank 0
     int32_t *visit;   // batches of the current epoch
     int64_t epoch;    // that `visit` is of
-    double started, last_step_end, last_save, trained_tokens;
+    double started, last_step_end, last_save, trained_tokens, append_seconds;
     int64_t last_saved_step, first_step;
     bool save_again;                      // the last checkpoint could not be written
     int64_t evaluated_step, sampled_step; // of the last row in /eval, of the last lines in samples.jsonl
@@ -312,6 +312,14 @@ static void show_step(const Training *t, const MetricsRow *row) {
     log_progress(line);
 }
 
+// Appends to metrics.h5 and keeps account of the time; collective.
+static Status append_row(Training *t, MetricsGroup group, const MetricsRow *row) {
+    const double start = clock_seconds();
+    const Status status = speaks(t) ? metrics_append(t->metrics, group, row) : STATUS_OK;
+    t->append_seconds += clock_seconds() - start;
+    return comm_agree(t->run.comm, status);
+}
+
 static Status run_evaluation(Training *t) {
     Run *run = &t->run;
     if (run->eval.count == 0) return STATUS_OK;
@@ -325,7 +333,7 @@ static Status run_evaluation(Training *t) {
     if (!(row.loss >= t->progress.best_eval)) t->progress.best_eval = row.loss;
     log_info("eval at step %lld: loss %.4f  margin %+.3f  accuracy %.3f  (%.1f s)", (long long)row.step, row.loss,
              row.rewards_margins, row.rewards_accuracies, row.step_seconds);
-    return comm_agree(run->comm, speaks(t) ? metrics_append(t->metrics, METRICS_EVAL, &row) : STATUS_OK);
+    return append_row(t, METRICS_EVAL, &row);
 }
 
 static Status write_samples(Training *t) {
@@ -418,7 +426,7 @@ static Status train_step(Training *t) {
     t->last_step_end = row.time;
     t->trained_tokens += row.computed_tokens;
     if (speaks(t)) show_step(t, &row);
-    TRY(comm_agree(run->comm, speaks(t) ? metrics_append(t->metrics, METRICS_TRAIN, &row) : STATUS_OK));
+    TRY(append_row(t, METRICS_TRAIN, &row));
     if (t->progress.skipped <= run->config.train.max_skipped_steps) return STATUS_OK;
     return comm_agree(
         run->comm, error_set(STATUS_FAILED,
@@ -479,7 +487,8 @@ static void describe_end(const Training *t) {
              t->trained_tokens / seconds);
     if (t->last_eval.step > 0)
         log_info("%-8s loss %.4f, reward margin %+.3f", "eval", t->last_eval.loss, t->last_eval.rewards_margins);
-    log_info("%-8s %s (curves), %s (whole state)", "files", t->path_metrics, t->path_checkpoints);
+    log_info("%-8s %s (curves, %.2f %% of the time), %s (whole state)", "files", t->path_metrics,
+             100 * t->append_seconds / seconds, t->path_checkpoints);
 }
 
 static Status train(Training *t) {
