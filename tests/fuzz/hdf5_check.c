@@ -42,8 +42,12 @@ static unsigned take(Bytes *in) {
     return *in->at++;
 }
 
+// Never 0xA5, of which the file is full that no reader may reach.
 static void fill(Bytes *in, unsigned char *to, size_t size) {
-    for (size_t i = 0; i < size; i++) to[i] = (unsigned char)(i < 64 ? take(in) : to[i - 64]);
+    for (size_t i = 0; i < size; i++) {
+        to[i] = (unsigned char)(i < 64 ? take(in) : to[i - 64]);
+        if (to[i] == 0xA5) to[i] = 0;
+    }
 }
 
 // What can be wrong with one object; every larger value of the byte leaves it right.
