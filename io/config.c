@@ -549,10 +549,13 @@ static Status read_group(Reading *reading, const config_setting_t *group, const 
     for (int i = 0; i < config_setting_length(group); i++) {
         const config_setting_t *setting = config_setting_get_elem(group, (unsigned)i);
         char key[128], where[1100], text[2 * CONFIG_TEXT_MAX];
-        snprintf(key, sizeof key, "%s%s%s", path, path[0] == '\0' ? "" : ".", config_setting_name(setting));
+        int length_of_key =
+            snprintf(key, sizeof key, "%s%s%s", path, path[0] == '\0' ? "" : ".", config_setting_name(setting));
         bool scalar = !config_setting_is_aggregate(setting);
         int line = scalar ? (*next)->line : (int)config_setting_source_line(setting);
         snprintf(where, sizeof where, "%s:%d", reading->name, line);
+        // Longer than any key; this also ends the descent into groups of groups of groups.
+        if (length_of_key >= (int)sizeof key) return refuse_key(where, key);
         int option = find_option(key);
         size_t length = strlen(key);
         bool is_group = false;

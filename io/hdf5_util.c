@@ -214,11 +214,39 @@ Status hdf5_write_vector(hid_t file, const char *path, const char *name, hid_t f
     return status;
 }
 
+// A forged file can name another one: by an external link, or as the place of a dataset's contents (external storage,
+// virtual datasets). Ours have neither, so only what lies in the file itself, in chunks no larger than we write, is
+// opened. Negative on failure, with *foreign set where that is the reason.
+static hid_t open_vector(hid_t file, const char *name, bool *foreign) {
+    H5L_info_t link;
+    hsize_t chunk = 0;
+    *foreign = false;
+    if (H5Lget_info(file, name, &link, H5P_DEFAULT) < 0) return H5I_INVALID_HID;
+    *foreign = link.type != H5L_TYPE_HARD;
+    hid_t data_set = *foreign ? H5I_INVALID_HID : H5Dopen2(file, name, H5P_DEFAULT);
+    if (data_set < 0) return data_set;
+    hid_t list = H5Dget_create_plist(data_set), type = H5Dget_type(data_set);
+    size_t size = type < 0 ? 0 : H5Tget_size(type);
+    *foreign = list < 0 || size == 0 || H5Pget_layout(list) != H5D_CHUNKED || H5Pget_chunk(list, 1, &chunk) != 1 ||
+               chunk > CHUNK_BYTES / size;
+    if (type >= 0) H5Tclose(type);
+    if (list >= 0) H5Pclose(list);
+    if (!*foreign) return data_set;
+    H5Dclose(data_set);
+    return H5I_INVALID_HID;
+}
+
+static Status refuse_vector(const char *path, const char *name, bool foreign) {
+    if (foreign) return error_set(STATUS_DATA, "%s: %s is not stored as this program does", path, name);
+    return hdf5_error(STATUS_DATA, path, name);
+}
+
 Status hdf5_vector_length(hid_t file, const char *path, const char *name, int64_t *count) {
     *count = 0;
-    hid_t data_set = H5Dopen2(file, name, H5P_DEFAULT);
-    hid_t space = data_set < 0 ? data_set : H5Dget_space(data_set);
-    hid_t type = data_set < 0 ? data_set : H5Dget_type(data_set);
+    bool foreign;
+    hid_t data_set = open_vector(file, name, &foreign);
+    if (data_set < 0) return refuse_vector(path, name, foreign);
+    hid_t space = H5Dget_space(data_set), type = H5Dget_type(data_set);
     hsize_t length = 0;
     struct stat info;
     Status status = STATUS_OK;
@@ -231,16 +259,18 @@ Status hdf5_vector_length(hid_t file, const char *path, const char *name, int64_
     *count = (int64_t)length;
     if (type >= 0) H5Tclose(type);
     if (space >= 0) H5Sclose(space);
-    if (data_set >= 0) H5Dclose(data_set);
+    H5Dclose(data_set);
     return status;
 }
 
 Status hdf5_read_vector(hid_t file, const char *path, const char *name, hid_t memory_type, void *data) {
-    hid_t data_set = H5Dopen2(file, name, H5P_DEFAULT);
+    bool foreign;
+    hid_t data_set = open_vector(file, name, &foreign);
+    if (data_set < 0) return refuse_vector(path, name, foreign);
     Status status = STATUS_OK;
-    if (data_set < 0 || H5Dread(data_set, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
+    if (H5Dread(data_set, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
         status = hdf5_error(STATUS_DATA, path, name);
-    if (data_set >= 0) H5Dclose(data_set);
+    H5Dclose(data_set);
     return status;
 }
 

@@ -2,6 +2,7 @@
 // io/tokenizer.c's.
 #include "io/sentencepiece.h"
 
+#include <memory>
 #include <new>
 #include <sentencepiece_processor.h>
 #include <string>
@@ -13,9 +14,9 @@ struct SentencePiece {
 
 SentencePiece *sentencepiece_open(const void *bytes, size_t size) {
     try {
-        SentencePiece *model = new SentencePiece;
-        if (model->processor.LoadFromSerializedProto({static_cast<const char *>(bytes), size}).ok()) return model;
-        delete model;
+        std::unique_ptr<SentencePiece> model(new SentencePiece);
+        if (model->processor.LoadFromSerializedProto({static_cast<const char *>(bytes), size}).ok())
+            return model.release();
     } catch (const std::exception &) {
     }
     return nullptr;

@@ -17,6 +17,7 @@
 
 #include <jansson.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@
 #define VOCAB_MAX        (1 << 24)
 #define PIECE_BYTES_MAX  4096
 #define TEXT_BYTES_MAX   ((size_t)256 << 20) // of one text; ids, positions and capacities then fit 32 bits
+#define ADDED_IDS_MAX    (1 << 16)           // ids behind the model's own: a table of all ids is made
 #define NO_TOKEN         (-1)
 
 static const char space_mark[] = "\xE2\x96\x81"; // "▁", U+2581
@@ -201,6 +203,9 @@ static Status read_pieces(Tokenizer *t, const SentencePiece *model, const char *
         if (kind == PIECE_UNUSED)
             return error_set(STATUS_DATA, "%s: piece %d (\"%s\") is marked unused; such models are not supported", path,
                              id, text);
+        if (!isfinite(sentencepiece_score(model, id))) // merges are sorted by it
+            return error_set(STATUS_DATA, "%s: piece %d (\"%s\") has a score that is no number; the file is damaged",
+                             path, id, text);
         *token = (Token){.text = strdup(text), .bytes = (int32_t)bytes, .byte = -1};
         if (token->text == NULL) return no_memory();
         token->added = token->special = kind == PIECE_CONTROL || kind == PIECE_UNKNOWN;
@@ -255,9 +260,9 @@ static int32_t token_id(const Tokenizer *t, const char *text) {
 static Status add_token(Tokenizer *t, int64_t id, const char *text, bool special, bool normalized, const char *path) {
     if (text == NULL || text[0] == '\0' || strlen(text) > PIECE_BYTES_MAX)
         return error_set(STATUS_DATA, "%s: added token %lld has no usable text", path, (long long)id);
-    if (id < 0 || id >= VOCAB_MAX)
+    if (id < 0 || id >= t->model_count + ADDED_IDS_MAX)
         return error_set(STATUS_DATA, "%s: added token \"%s\" has the id %lld; ids are 0 to %d", path, text,
-                         (long long)id, VOCAB_MAX - 1);
+                         (long long)id, t->model_count + ADDED_IDS_MAX - 1);
     if (id >= t->count) {
         Token *grown = realloc(t->token, (size_t)(id + 1) * sizeof *grown);
         if (grown == NULL) return no_memory();

@@ -8,6 +8,12 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char text[ERROR_TEXT_MAX];
 
+// Messages quote names out of files: none may start a line of its own or steer the terminal.
+static void make_one_line(char *message) {
+    for (; *message != '\0'; message++)
+        if ((unsigned char)*message < ' ' || *message == 127) *message = '?';
+}
+
 Status error_set(Status status, const char *format, ...) {
     pthread_mutex_lock(&lock);
     if (text[0] == '\0') {
@@ -15,6 +21,7 @@ Status error_set(Status status, const char *format, ...) {
         va_start(arguments, format);
         vsnprintf(text, sizeof text, format, arguments);
         va_end(arguments);
+        make_one_line(text);
     }
     pthread_mutex_unlock(&lock);
     return status;

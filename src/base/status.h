@@ -17,8 +17,9 @@ typedef enum Status {
 #define ERROR_TEXT_MAX 1024
 
 // Stores the printf-formatted message as this process's error and returns `status`. The form of a message is
-// "FILE:LINE: what is wrong; what to do" (FILE and LINE of the user's input, where there is one). The first message
-// wins until error_clear(). Safe to call from several threads.
+// "FILE:LINE: what is wrong; what to do" (FILE and LINE of the user's input, where there is one), one line: control
+// characters in what it quotes become '?'. The first message wins until error_clear(). Safe to call from several
+// threads.
 Status error_set(Status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 // Puts "PATH:LINE: " before the stored message; for callers that know where the text came from. Returns `status`.

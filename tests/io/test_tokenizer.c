@@ -302,7 +302,7 @@ static void bad_configs_are_refused(void **state) {
     refuse("{\"added_tokens_decoder\": {\"1000\": {}}}", NULL,
            "tokenizer_config.json: added token 1000 has no usable text");
     refuse("{\"added_tokens_decoder\": {\"99999999999\": {\"content\": \"<x>\"}}}", NULL,
-           "tokenizer_config.json: added token \"<x>\" has the id 99999999999; ids are 0 to 16777215");
+           "tokenizer_config.json: added token \"<x>\" has the id 99999999999; ids are 0 to 66535");
     refuse("{\"added_tokens_decoder\": {\"1\": {\"content\": \"<x>\"}}}", NULL,
            "tokenizer_config.json: added token \"<x>\" has the id 1, which is already \"<s>\"");
     refuse("{}", "{\"<x>\": \"1000\"}", "added_tokens.json: the id of \"<x>\" must be an integer");
