@@ -186,8 +186,9 @@ Status comm_missing(Comm *comm, const char *what) {
     }
     if (missing == 0)
         return error_set(STATUS_FAILED,
-                         "%s did not end within %g s though all ranks reached it: the network between them fails", what,
-                         comm->timeout_seconds);
+                         "%s did not end within %g s though all ranks reached it: one of them hangs since then, or the "
+                         "network between them fails; the job ends",
+                         what, comm->timeout_seconds);
     char more[32] = "";
     if (missing > NAMED_RANKS) snprintf(more, sizeof more, " and %d more", missing - NAMED_RANKS);
     return error_set(STATUS_FAILED, "%s%s did not reach %s within %g s; the job ends", names, more, what,
