@@ -2,6 +2,7 @@
 #include "tests/fuzz/hdf5_check.h"
 #include "io/hdf5_util.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -178,6 +179,27 @@ static void make_group_of(hid_t file, const char *name) {
         H5Gclose(H5Gcreate2(file, group, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
 }
 
+// A link to a dataset that would fit, in another file.
+static void link_outside(hid_t file, const char *outside, const Expected *expected) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s.h5", outside);
+    unsigned char *values = malloc(VALUES_MAX);
+    FUZZ_CHECK(values != NULL);
+    memset(values, 0xA5, VALUES_MAX);
+    hsize_t length = expected->length;
+    hid_t other = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t space = H5Screate_simple(1, &length, NULL), list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_chunk(list, 1, &length);
+    hid_t data_set = H5Dcreate2(other, "secret", expected->type, space, H5P_DEFAULT, list, H5P_DEFAULT);
+    FUZZ_CHECK(H5Dwrite(data_set, expected->type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0);
+    H5Dclose(data_set);
+    H5Pclose(list);
+    H5Sclose(space);
+    H5Fclose(other);
+    free(values);
+    H5Lcreate_external(path, "/secret", file, expected->name, H5P_DEFAULT, H5P_DEFAULT);
+}
+
 void hdf5_make(const char *path, const char *outside, const Expected *expected, int count, const uint8_t *data,
                size_t size) {
     Bytes in = {data, size};
@@ -200,7 +222,7 @@ void hdf5_make(const char *path, const char *outside, const Expected *expected, 
             H5Lcreate_soft(take(&in) % 2 == 0 ? expected[i].name : "/", file, expected[i].name, H5P_DEFAULT,
                            H5P_DEFAULT);
         else if (wrong == EXTERNAL_LINK)
-            H5Lcreate_external(outside, "/secret", file, expected[i].name, H5P_DEFAULT, H5P_DEFAULT);
+            link_outside(file, outside, &expected[i]);
         else if (wrong == GROUP)
             H5Gclose(H5Gcreate2(file, expected[i].name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
         else if (wrong != MISSING)
