@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(build-essential cmake pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libconfig-dev libdnnl-dev
     libsentencepiece-dev libjansson-dev libxxhash-dev libcmocka-dev
-    libboost-context-dev)
+    libboost-context-dev procps)
 
 fail() {
     echo "setup: $*" >&2
