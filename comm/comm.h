@@ -42,10 +42,12 @@ Status comm_barrier(Comm *comm);
 // it, so that rank 0 can print it. The meeting point after work that can fail on one rank alone.
 Status comm_agree(Comm *comm, Status mine);
 
-// For collectives that another library makes (device_comm.h). Every rank arrives before each one, in the same order;
-// who has waited longer than comm_patience gives up with comm_missing: STATUS_FAILED with the ranks, hosts and
-// processes that did not arrive, as ranks 0 and 1 know them.
+// For collectives that another library makes (device_comm.h). Every rank arrives before each one, in the same order,
+// and calls comm_answer while it waits; who has waited longer than comm_patience gives up with comm_missing:
+// STATUS_FAILED with the ranks, hosts and processes that did not arrive or, where all did, do not answer, as ranks 0
+// and 1 know them.
 Status comm_arrive(Comm *comm);
+Status comm_answer(Comm *comm);
 double comm_patience(const Comm *comm); // seconds: timeout_seconds, and more for a rank that cannot name the missing
 Status comm_missing(Comm *comm, const char *what);
 

@@ -63,7 +63,9 @@ static Status wait_for(DeviceComm *device_comm, const char *what) {
     while (status == STATUS_OK && !done && waited < patience) {
         status = device_comm->library->poll(device_comm->group, &done);
         waited = clock_seconds() - start;
-        if (!done && waited > SPIN_SECONDS) sched_yield();
+        if (status != STATUS_OK || done || waited <= SPIN_SECONDS) continue;
+        status = comm_answer(comm);
+        sched_yield();
     }
     comm->wait_seconds += waited;
     if (status == STATUS_OK && !done) status = comm_missing(comm, what);

@@ -21,9 +21,10 @@
 #define WITNESSES 2
 // How much longer than the time limit a rank waits: who can name the missing one speaks first, because the first to
 // give up ends the job.
-#define SECOND_WITNESS_SECONDS 1.0
-#define OTHERS_SECONDS         3.0
+#define SECOND_WITNESS_SECONDS 1.5
+#define OTHERS_SECONDS         4.0
 #define LAST_TOKENS_SECONDS    0.2 // for tokens on their way when the time is up
+#define ANSWER_SECONDS         1.0 // for a rank that waits to say that it does
 #define NAMED_RANKS            8
 // Collectives under way at once; a step has two at most (gradient sum, exchange of records).
 #define SLOTS 4
@@ -31,6 +32,8 @@
 #define SPIN_SECONDS            50e-6
 #define BROADCAST_PIECE         ((size_t)1 << 30) // MPI counts are int
 #define DEFAULT_TIMEOUT_SECONDS 600.0
+
+enum { TAG_ARRIVED, TAG_QUESTION, TAG_ANSWER }; // of messages without content
 
 // A collective under way. MPI reads counts and offsets until it ends, so they are kept here.
 typedef struct Slot {
@@ -51,10 +54,12 @@ typedef struct Place {
 
 struct CommState {
     MPI_Comm node;
-    MPI_Comm tokens;      // messages without content, to the witnesses
+    MPI_Comm tokens;      // messages without content, to and from the witnesses
     int64_t entered;      // collectives of all ranks, by this one
     int64_t *arrived;     // [size] a witness: by the others, as far as it knows
     MPI_Request *arrival; // [size] a witness: a token to come from each other rank
+    MPI_Request question; // whether this rank is alive, to come from a witness
+    bool *silent;         // [size]
     int *indices;         // [size]
     Place *places;        // [size]
     Slot slots[SLOTS];
@@ -78,8 +83,21 @@ static bool is_witness(const Comm *comm) {
 
 static Status expect_token(Comm *comm, int from) {
     struct CommState *state = comm->state;
-    const int code = MPI_Irecv(NULL, 0, MPI_BYTE, from, 0, state->tokens, &state->arrival[from]);
+    const int code = MPI_Irecv(NULL, 0, MPI_BYTE, from, TAG_ARRIVED, state->tokens, &state->arrival[from]);
     return code == MPI_SUCCESS ? STATUS_OK : mpi_error(code, "a token of arrival");
+}
+
+static Status send_token(Comm *comm, int to, int tag) {
+    MPI_Request sent;
+    const int code = MPI_Isend(NULL, 0, MPI_BYTE, to, tag, comm->state->tokens, &sent);
+    if (code != MPI_SUCCESS) return mpi_error(code, "a token between ranks");
+    MPI_Request_free(&sent);
+    return STATUS_OK;
+}
+
+static Status expect_any(Comm *comm, int tag, MPI_Request *out) {
+    const int code = MPI_Irecv(NULL, 0, MPI_BYTE, MPI_ANY_SOURCE, tag, comm->state->tokens, out);
+    return code == MPI_SUCCESS ? STATUS_OK : mpi_error(code, "a token between ranks");
 }
 
 static Status open_tokens(Comm *comm) {
@@ -89,6 +107,7 @@ static Status open_tokens(Comm *comm) {
     TRY(MEMORY_ALLOC(state->arrived, comm->size, "communication"));
     TRY(MEMORY_ALLOC(state->arrival, comm->size, "communication"));
     TRY(MEMORY_ALLOC(state->indices, comm->size, "communication"));
+    TRY(MEMORY_ALLOC(state->silent, comm->size, "communication"));
     TRY(MEMORY_ALLOC(state->places, comm->size, "communication"));
     Place own = {.process = (int64_t)getpid()};
     gethostname(own.host, sizeof own.host - 1);
@@ -100,7 +119,7 @@ static Status open_tokens(Comm *comm) {
         state->arrival[r] = MPI_REQUEST_NULL;
         if (is_witness(comm) && r != comm->rank) TRY(expect_token(comm, r));
     }
-    return STATUS_OK;
+    return expect_any(comm, TAG_QUESTION, &state->question);
 }
 
 static Status take_tokens(Comm *comm) {
@@ -133,19 +152,64 @@ static Status take_last_tokens(Comm *comm, double seconds) {
     return STATUS_OK;
 }
 
+Status comm_answer(Comm *comm) {
+    struct CommState *state = comm->state;
+    for (int asked = comm->size > 1; asked;) {
+        MPI_Status from;
+        const int code = MPI_Test(&state->question, &asked, &from);
+        if (code != MPI_SUCCESS) return mpi_error(code, "a token between ranks");
+        if (!asked) break;
+        TRY(send_token(comm, from.MPI_SOURCE, TAG_ANSWER));
+        TRY(expect_any(comm, TAG_QUESTION, &state->question));
+    }
+    return STATUS_OK;
+}
+
+static void cancel(MPI_Request *request) {
+    if (*request == MPI_REQUEST_NULL) return;
+    MPI_Cancel(request);
+    MPI_Wait(request, MPI_STATUS_IGNORE);
+}
+
+// Asks the others, which all wait in a collective, whether they are alive; silent[] are those that do not answer.
+static Status ask_others(Comm *comm) {
+    struct CommState *state = comm->state;
+    int silent = comm->size - 1;
+    MPI_Request answer;
+    TRY(expect_any(comm, TAG_ANSWER, &answer));
+    for (int r = 0; r < comm->size; r++) {
+        state->silent[r] = r != comm->rank;
+        if (r != comm->rank) TRY(send_token(comm, r, TAG_QUESTION));
+    }
+    for (const double start = clock_seconds(); silent > 0 && clock_seconds() - start < ANSWER_SECONDS;) {
+        int answered = 0;
+        MPI_Status from;
+        TRY(comm_answer(comm)); // the other witness may ask too
+        const int code = MPI_Test(&answer, &answered, &from);
+        if (code != MPI_SUCCESS) return mpi_error(code, "a token between ranks");
+        if (!answered) {
+            usleep(1000);
+            continue;
+        }
+        silent -= state->silent[from.MPI_SOURCE];
+        state->silent[from.MPI_SOURCE] = false;
+        TRY(expect_any(comm, TAG_ANSWER, &answer));
+    }
+    cancel(&answer);
+    return STATUS_OK;
+}
+
 static void close_tokens(Comm *comm) {
     struct CommState *state = comm->state;
     if (state->tokens == MPI_COMM_NULL) return;
     if (is_witness(comm) && take_last_tokens(comm, comm->timeout_seconds) != STATUS_OK) error_clear();
-    for (int r = 0; r < comm->size; r++) {
-        if (state->arrival[r] == MPI_REQUEST_NULL) continue;
-        MPI_Cancel(&state->arrival[r]);
-        MPI_Wait(&state->arrival[r], MPI_STATUS_IGNORE);
-    }
+    for (int r = 0; r < comm->size; r++) cancel(&state->arrival[r]);
+    cancel(&state->question);
     MPI_Comm_free(&state->tokens);
     free(state->arrived);
     free(state->arrival);
     free(state->indices);
+    free(state->silent);
     free(state->places);
 }
 
@@ -154,11 +218,7 @@ Status comm_arrive(Comm *comm) {
     struct CommState *state = comm->state;
     state->entered++;
     for (int witness = 0; witness < WITNESSES && witness < comm->size; witness++) {
-        if (witness == comm->rank) continue;
-        MPI_Request sent;
-        const int code = MPI_Isend(NULL, 0, MPI_BYTE, witness, 0, state->tokens, &sent);
-        if (code != MPI_SUCCESS) return mpi_error(code, "a token of arrival");
-        MPI_Request_free(&sent);
+        if (witness != comm->rank) TRY(send_token(comm, witness, TAG_ARRIVED));
     }
     return is_witness(comm) ? take_tokens(comm) : STATUS_OK;
 }
@@ -169,29 +229,44 @@ double comm_patience(const Comm *comm) {
                                                              : OTHERS_SECONDS);
 }
 
-Status comm_missing(Comm *comm, const char *what) {
+// The ranks of silent[] with host and process, the first few by name.
+static void name_silent(const Comm *comm, char *text, size_t room) {
     const struct CommState *state = comm->state;
+    int named = 0, more = 0;
+    size_t used = 0;
+    for (int r = 0; r < comm->size; r++) {
+        if (!state->silent[r]) continue;
+        if (named == NAMED_RANKS) {
+            more++;
+            continue;
+        }
+        used += (size_t)snprintf(text + used, room - used, "%srank %d (host %s, process %lld)", named++ > 0 ? ", " : "",
+                                 r, state->places[r].host, (long long)state->places[r].process);
+    }
+    if (more > 0) snprintf(text + used, room - used, " and %d more", more);
+}
+
+Status comm_missing(Comm *comm, const char *what) {
+    struct CommState *state = comm->state;
     if (!is_witness(comm))
         return error_set(STATUS_FAILED, "a rank did not reach %s within %g s; rank 0 or 1 says which", what,
                          comm->timeout_seconds);
     TRY(take_last_tokens(comm, LAST_TOKENS_SECONDS));
-    char names[NAMED_RANKS * 128] = "";
-    size_t used = 0;
-    const int missing = missing_count(comm);
-    for (int r = 0, named = 0; r < comm->size && named < NAMED_RANKS; r++) {
-        if (r == comm->rank || state->arrived[r] >= state->entered) continue;
-        used +=
-            (size_t)snprintf(names + used, sizeof names - used, "%srank %d (host %s, process %lld)",
-                             named++ > 0 ? ", " : "", r, state->places[r].host, (long long)state->places[r].process);
+    char names[(NAMED_RANKS + 1) * 128] = "";
+    if (missing_count(comm) > 0) {
+        for (int r = 0; r < comm->size; r++) state->silent[r] = r != comm->rank && state->arrived[r] < state->entered;
+        name_silent(comm, names, sizeof names);
+        return error_set(STATUS_FAILED, "%s did not reach %s within %g s; the job ends", names, what,
+                         comm->timeout_seconds);
     }
-    if (missing == 0)
+    TRY(ask_others(comm));
+    name_silent(comm, names, sizeof names);
+    if (names[0] == '\0')
         return error_set(STATUS_FAILED,
-                         "%s did not end within %g s though all ranks reached it: one of them hangs since then, or the "
-                         "network between them fails; the job ends",
+                         "%s did not end within %g s though all ranks reached it and answer: the network between them "
+                         "loses messages; the job ends",
                          what, comm->timeout_seconds);
-    char more[32] = "";
-    if (missing > NAMED_RANKS) snprintf(more, sizeof more, " and %d more", missing - NAMED_RANKS);
-    return error_set(STATUS_FAILED, "%s%s did not reach %s within %g s; the job ends", names, more, what,
+    return error_set(STATUS_FAILED, "%s reached %s but answered nothing for %g s; the job ends", names, what,
                      comm->timeout_seconds);
 }
 
@@ -281,7 +356,9 @@ Status comm_wait(Comm *comm, CommRequest *request) {
     while (code == MPI_SUCCESS && !done && waited < patience) {
         code = MPI_Test(&slot->request, &done, MPI_STATUS_IGNORE);
         waited = clock_seconds() - start;
-        if (!done && waited > SPIN_SECONDS) sched_yield();
+        if (done || waited <= SPIN_SECONDS) continue;
+        TRY(comm_answer(comm));
+        sched_yield();
     }
     comm->wait_seconds += waited;
     if (code != MPI_SUCCESS) return mpi_error(code, request->what);

@@ -52,8 +52,21 @@ on_two() { # OUTPUT_DIR
         -x OMP_NUM_THREADS -x OMP_WAIT_POLICY "$KTO" train $name/run.cfg train.output_dir="$1" "${words[@]}" >"$WORK/log" 2>&1
 }
 now() { date +%s%N; }
+# A cable that was just plugged in takes a moment until packets pass; a refused connection is an answer.
+meet() {
+    for host in $first $second; do
+        for address in 10.77.0.1 10.77.0.2; do
+            for ((try = 0; try < 300; try++)); do
+                ip netns exec $host bash -c "echo >/dev/tcp/$address/9" 2>&1 | grep -q refused && break
+                sleep 0.1
+            done
+            ((try < 300)) || fail "no packets pass from $host to $address"
+        done
+    done
+}
 
 train $name 2 "$WORK/whole" "${words[@]}"
+meet
 (on_two "$WORK/two") || fail "two hosts: exit code $?"
 "$COMPARE_RUNS" same "$WORK/whole" "$WORK/two" 2>"$WORK/log" || fail "two hosts: differs from one"
 echo "two hosts: the same bits as one"
@@ -74,6 +87,7 @@ done
 grep -qE 'kto: error: .*did not (reach|end)|lost communication with a remote daemon' "$WORK/log" || fail "a cut cable: nobody says so"
 echo "a cut cable: exit code $status after $milliseconds ms, all ranks gone after $((($(now) - begin) / 1000000)) ms"
 ip -n $first link set cable up
+meet
 (on_two "$WORK/cut") || fail "with the cable back: exit code $?"
 "$COMPARE_RUNS" same "$WORK/whole" "$WORK/cut" 2>"$WORK/log" || fail "with the cable back: differs"
 echo "with the cable back: the same bits"
