@@ -197,6 +197,39 @@ static void test_timeout(void) {
     }
 }
 
+// A rank that has reached a collective and then hangs: the others answer the witness, it does not.
+static void test_hang(void) {
+    if (comm.size < 3) return;
+    const double limit = comm.timeout_seconds;
+    const int last = comm.size - 1;
+    const size_t count = 1 << 20; // too many to be sent ahead
+    float *values = calloc(count, sizeof *values);
+    CHECK(values != NULL);
+    for (size_t i = 0; i < count; i++) values[i] = 1;
+    CommRequest request;
+    OK(comm_barrier(&comm));
+    OK(comm_sum_start(&comm, values, count, &request));
+    if (comm.rank == last) sleep(5); // longer than rank 0 waits and asks, however busy the machine is
+    if (comm.rank == 0) {
+        comm.timeout_seconds = 0.2;
+        CHECK(comm_wait(&comm, &request) == STATUS_FAILED);
+        char name[32];
+        for (int r = 1; r < last; r++) {
+            snprintf(name, sizeof name, "rank %d (host ", r);
+            CHECK(strstr(error_text(), name) == NULL);
+        }
+        snprintf(name, sizeof name, "rank %d (host ", last);
+        CHECK(strncmp(error_text(), name, strlen(name)) == 0);
+        CHECK(strstr(error_text(), ") reached the sum of gradients but answered nothing for 0.2 s; the job ends") !=
+              NULL);
+        error_clear();
+        comm.timeout_seconds = limit;
+    }
+    OK(comm_wait(&comm, &request));
+    CHECK(values[0] == (float)comm.size && values[count - 1] == (float)comm.size);
+    free(values);
+}
+
 int main(int argc, char **argv) {
     if (comm_open(&comm, &argc, &argv) != STATUS_OK) {
         fprintf(stderr, "%s\n", error_text());
@@ -216,6 +249,7 @@ int main(int argc, char **argv) {
     test_agree();
     test_node_memory();
     test_timeout();
+    test_hang();
     OK(comm_barrier(&comm));
     comm_close(&comm);
     return 0;
