@@ -214,9 +214,7 @@ Status hdf5_write_vector(hid_t file, const char *path, const char *name, hid_t f
     return status;
 }
 
-// A forged file can name another one: by an external link, or as the place of a dataset's contents (external storage,
-// virtual datasets). Ours have neither, so only what lies in the file itself, in chunks no larger than we write, is
-// opened. Negative on failure, with *foreign set where that is the reason.
+// Negative on failure, with *foreign set where the dataset is there but not one of ours.
 static hid_t open_vector(hid_t file, const char *name, bool *foreign) {
     H5L_info_t link;
     hsize_t chunk = 0;
@@ -236,16 +234,21 @@ static hid_t open_vector(hid_t file, const char *name, bool *foreign) {
     return H5I_INVALID_HID;
 }
 
-static Status refuse_vector(const char *path, const char *name, bool foreign) {
+// A forged file can name another one: by an external link, or as the place of a dataset's contents (external storage,
+// virtual datasets). Ours have neither, so only what lies in the file itself, in chunks no larger than we write, is
+// opened.
+Status hdf5_open_vector(hid_t file, const char *path, const char *name, hid_t *data_set) {
+    bool foreign;
+    *data_set = open_vector(file, name, &foreign);
+    if (*data_set >= 0) return STATUS_OK;
     if (foreign) return error_set(STATUS_DATA, "%s: %s is not stored as this program does", path, name);
     return hdf5_error(STATUS_DATA, path, name);
 }
 
 Status hdf5_vector_length(hid_t file, const char *path, const char *name, int64_t *count) {
     *count = 0;
-    bool foreign;
-    hid_t data_set = open_vector(file, name, &foreign);
-    if (data_set < 0) return refuse_vector(path, name, foreign);
+    hid_t data_set;
+    TRY(hdf5_open_vector(file, path, name, &data_set));
     hid_t space = H5Dget_space(data_set), type = H5Dget_type(data_set);
     hsize_t length = 0;
     struct stat info;
@@ -264,9 +267,8 @@ Status hdf5_vector_length(hid_t file, const char *path, const char *name, int64_
 }
 
 Status hdf5_read_vector(hid_t file, const char *path, const char *name, hid_t memory_type, void *data) {
-    bool foreign;
-    hid_t data_set = open_vector(file, name, &foreign);
-    if (data_set < 0) return refuse_vector(path, name, foreign);
+    hid_t data_set;
+    TRY(hdf5_open_vector(file, path, name, &data_set));
     Status status = STATUS_OK;
     if (H5Dread(data_set, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
         status = hdf5_error(STATUS_DATA, path, name);

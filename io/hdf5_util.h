@@ -30,8 +30,10 @@ Status hdf5_repair(const char *path);
 // A chunked one-dimensional dataset with fletcher32 checksums, written in full. STATUS_FAILED naming the file.
 Status hdf5_write_vector(hid_t file, const char *path, const char *name, hid_t file_type, hid_t memory_type,
                          const void *data, int64_t count);
-// Its length, believed only where the file holds that many bytes. Both refuse what is not such a dataset in the file
-// itself (links, contents in other files). STATUS_DATA naming the file.
+// Opens one. Refused, here and below, is what is not such a dataset in the file itself (links, contents in other
+// files). STATUS_DATA naming the file.
+Status hdf5_open_vector(hid_t file, const char *path, const char *name, hid_t *data_set);
+// Its length, believed only where the file holds that many bytes.
 Status hdf5_vector_length(hid_t file, const char *path, const char *name, int64_t *count);
 Status hdf5_read_vector(hid_t file, const char *path, const char *name, hid_t memory_type, void *data);
 

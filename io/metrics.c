@@ -157,8 +157,8 @@ static Status open_group(hid_t file, const char *path, int group, hid_t *columns
         char name[64];
         int64_t length;
         snprintf(name, sizeof name, "%s/%s", GROUP_NAMES[group], COLUMNS[c].name);
-        columns[c] = H5Dopen2(file, name, H5P_DEFAULT);
-        hid_t space = columns[c] < 0 ? columns[c] : H5Dget_space(columns[c]);
+        TRY(hdf5_open_vector(file, path, name, &columns[c]));
+        hid_t space = H5Dget_space(columns[c]);
         if (space < 0) return hdf5_error(STATUS_FAILED, path, name);
         bool flat = H5Sget_simple_extent_ndims(space) == 1;
         length = H5Sget_simple_extent_npoints(space);

@@ -177,22 +177,27 @@ ALWAYS_INLINE vf vsigmoid(vf x) {
     return vset(1.0f) / (vset(1.0f) + vexp(vzero() - x));
 }
 
+#if VL == 16
+#define LOW_HALVES  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#else
+#define LOW_HALVES  0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH_HALVES 4, 12, 5, 13, 6, 14, 7, 15
+#endif
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vlanes){__VA_ARGS__})
+#endif
 // r[i][j] <-> r[j][i]. Each round interleaves row i with row i + VL/2; log2(VL) rounds swap row and column numbers.
 ALWAYS_INLINE void transpose(vf r[VL]) {
-#if VL == 16
-    const vlanes low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-    const vlanes high = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-#else
-    const vlanes low = {0, 8, 1, 9, 2, 10, 3, 11};
-    const vlanes high = {4, 12, 5, 13, 6, 14, 7, 15};
-#endif
     vf s[VL];
 #pragma GCC unroll 4
     for (int round = 1; round < VL; round *= 2) {
 #pragma GCC unroll 8
         for (int i = 0; i < VL / 2; i++) {
-            s[2 * i] = __builtin_shuffle(r[i], r[i + VL / 2], low);
-            s[2 * i + 1] = __builtin_shuffle(r[i], r[i + VL / 2], high);
+            s[2 * i] = SHUFFLE(r[i], r[i + VL / 2], LOW_HALVES);
+            s[2 * i + 1] = SHUFFLE(r[i], r[i + VL / 2], HIGH_HALVES);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < VL; i++) r[i] = s[i];

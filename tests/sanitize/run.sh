@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# run.sh address|threads BUILD [CTEST ARGUMENT ...]: builds with the preset of that name into BUILD and runs the tests there.
+#   address   AddressSanitizer with leaks, and UndefinedBehaviorSanitizer
+#   threads   ThreadSanitizer, with Clang and its OpenMP runtime, whose Archer tells it of OpenMP's barriers (package libomp-14-dev)
+# Exit code 77 where the compiler for it is missing.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+kind=$1 build=$2
+shift 2
+if [[ $kind == threads ]]; then
+    printf 'int main(void) {\n#pragma omp parallel\n    {\n    }\n    return 0;\n}\n' >"/tmp/kto-omp-$$.c"
+    clang -fopenmp -fsanitize=thread "/tmp/kto-omp-$$.c" -o "/tmp/kto-omp-$$" 2>/dev/null && found=true || found=false
+    rm -f "/tmp/kto-omp-$$.c" "/tmp/kto-omp-$$"
+    if ! $found; then
+        echo "skipped: clang with ThreadSanitizer and OpenMP is not installed"
+        exit 77
+    fi
+fi
+cmake -S . -B "$build" --preset "$kind" >/dev/null
+cmake --build "$build" --parallel "$(nproc)" >"$build/build.log" 2>&1 || { tail -n 30 "$build/build.log" && exit 1; }
+exec ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" "$@"
