@@ -4,6 +4,7 @@
 // large without a word. Whether files exist is left to those who open them.
 #include "io/config.h"
 #include "io/files.h"
+#include "src/base/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -184,26 +185,6 @@ static int find_option(const char *key) {
     return -1;
 }
 
-// Levenshtein's distance, two rows at a time.
-static int edit_distance(const char *a, const char *b) {
-    enum { LONGEST = 64 };
-    int row[LONGEST + 1];
-    int n = (int)strlen(b);
-    if (n > LONGEST || strlen(a) > LONGEST) return LONGEST;
-    for (int j = 0; j <= n; j++) row[j] = j;
-    for (int i = 1; a[i - 1] != '\0'; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int change = diagonal + (tolower((unsigned char)a[i - 1]) != b[j - 1]);
-            int shift = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            diagonal = row[j];
-            row[j] = change < shift ? change : shift;
-        }
-    }
-    return row[n];
-}
-
 static Status refuse_key(const char *where, const char *key) {
     const char *name = strrchr(key, '.') != NULL ? strrchr(key, '.') + 1 : key;
     int best = -1, best_distance = 0;
@@ -218,7 +199,7 @@ static Status refuse_key(const char *where, const char *key) {
         }
     }
     if (best_distance > 2 + (int)strlen(name) / 3)
-        return error_set(STATUS_USAGE, "%s: unknown key %s; kto --help lists all keys", where, key);
+        return error_set(STATUS_USAGE, "%s: unknown key %s; kto help keys lists them all", where, key);
     return error_set(STATUS_USAGE, "%s: unknown key %s; did you mean %s?", where, key, OPTIONS[best].key);
 }
 

@@ -21,21 +21,6 @@ typedef struct Estimate {
     RooflineTokens tokens;
 } Estimate;
 
-// Takes "--device NAME" out of the words.
-static Status take_device(int *argc, char **argv, const RooflineDevice **device) {
-    int kept = 0;
-    for (int i = 0; i < *argc; i++) {
-        if (strcmp(argv[i], "--device") != 0) {
-            argv[kept++] = argv[i];
-            continue;
-        }
-        TRY(roofline_device(i + 1 < *argc ? argv[i + 1] : "", device));
-        i++;
-    }
-    *argc = kept;
-    return kept > 0 ? STATUS_OK : error_set(STATUS_USAGE, "kto check needs: CONFIG [--device NAME] [key=value ...]");
-}
-
 // Adds a micro-batch of rows[slot[0 .. count)]. A prefix shared by several prompts counts as many keys a token as the
 // prompts' tokens have on average: a little too many, as it is their start.
 static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int32_t *slot, int32_t count, bool share) {
@@ -179,11 +164,17 @@ static Status describe_cost(Estimate *e, const RooflineDevice *device) {
     return STATUS_OK;
 }
 
-Status command_check(Comm *comm, int argc, char **argv) {
+typedef struct CheckOptions {
+    const char *device; // NULL: none
+} CheckOptions;
+
+static Status run_check(Comm *comm, int argc, char **argv) {
     Run run = {.comm = comm};
     Estimate estimate = {.run = &run};
+    CheckOptions options = {0};
     const RooflineDevice *device = NULL;
-    TRY(comm_agree(comm, take_device(&argc, argv, &device)));
+    TRY(comm_agree(comm, command_parse(&command_check, &argc, argv, &options)));
+    if (options.device != NULL) TRY(comm_agree(comm, roofline_device(options.device, &device)));
     TRY(comm_agree(comm, config_load(&run.config, argv[0], argc - 1, argv + 1)));
     Status status = run_open(&run, RUN_ROWS);
     if (status == STATUS_OK) status = comm_agree(comm, model_config_read(&estimate.model, run.config.model.path));
@@ -227,8 +218,9 @@ static Status fill(Run *run, const Dataset *dataset, Reference *reference, const
     return reference_save(reference, run->comm);
 }
 
-Status command_reference(Comm *comm, int argc, char **argv) {
+static Status run_reference(Comm *comm, int argc, char **argv) {
     Run run = {.comm = comm};
+    TRY(comm_agree(comm, command_parse(&command_reference, &argc, argv, NULL)));
     TRY(comm_agree(comm, config_load(&run.config, argv[0], argc - 1, argv + 1)));
     const char *folder =
         run.config.data.reference_cache[0] != '\0' ? run.config.data.reference_cache : run.config.train.output_dir;
@@ -243,3 +235,38 @@ Status command_reference(Comm *comm, int argc, char **argv) {
     run_close(&run);
     return comm_agree(comm, status);
 }
+
+static const Flag check_flags[] = {
+    {.name = "--device",
+     .value = "NAME",
+     .kind = FLAG_TEXT,
+     .offset = offsetof(CheckOptions, device),
+     .help = "also what a run on l4, a10, l40s, a100-40, a100, h100 or h200 would need and take; opens none"},
+    {0}};
+
+const Command command_check = {
+    .name = "check",
+    .operands = "CONFIG [key=value ...]",
+    .operands_min = 1,
+    .operands_max = -1,
+    .takes_keys = true,
+    .summary = "read configuration, rows and the model's header, and say what training would do",
+    .text = "Rows, cuts, label balance, tokens that sharing saves, memory and cost. Trains nothing.",
+    .examples = "kto check run.cfg\n"
+                "kto check run.cfg --device l4 train.global_batch_size=64",
+    .flags = check_flags,
+    .run = run_check,
+};
+
+const Command command_reference = {
+    .name = "reference",
+    .operands = "CONFIG [key=value ...]",
+    .operands_min = 1,
+    .operands_max = -1,
+    .takes_keys = true,
+    .stops_on_request = true,
+    .summary = "compute the reference log-probs ahead of training",
+    .text = "Fills the cache that training reads (data.reference_cache). Stopped or killed, it goes on where it was.",
+    .examples = "mpirun -n 2 kto reference run.cfg",
+    .run = run_reference,
+};

@@ -1,11 +1,14 @@
 // Opening what a command needs, and the summary that a person reads first.
 #include "src/run.h"
 
+#include "io/checkpoint.h"
+#include "io/files.h"
 #include "src/base/hash.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
 #include "src/base/module.h"
 
+#include <limits.h>
 #include <math.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -539,4 +542,46 @@ void run_describe(const Run *run) {
         log_warning(
             "%d of this machine's %d cores are used: mpirun binds each rank to one core; start it with --bind-to none",
             used, online);
+}
+
+// --- a trained model
+// --------------------------------------------------------------------------------------------------
+
+// The final adapter of the run in `dir`, or its newest checkpoint.
+static Status load_tuned(Run *run, const char *dir, char *from) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/adapter", dir);
+    if (file_exists(path)) {
+        strcpy(from, path);
+        return run_read_adapter(run, path);
+    }
+    snprintf(path, sizeof path, "%s/checkpoints", dir);
+    char *newest = NULL;
+    TRY(checkpoint_newest(path, &newest));
+    if (newest == NULL)
+        return error_set(STATUS_USAGE, "%s: no adapter and no checkpoint yet; train first, or sample with --base", dir);
+    snprintf(from, PATH_MAX, "%s", newest);
+    Checkpoint checkpoint = {0};
+    Status status = checkpoint_read(newest, &checkpoint);
+    if (status == STATUS_OK &&
+        (checkpoint.count != run->model.adapter_count || checkpoint.model_hash != run->model.hash))
+        status = error_set(STATUS_DATA, "%s: is of another model or adapter than %s", newest, run->config.model.path);
+    if (status == STATUS_OK) status = model_set(&run->model, run->model.adapter, checkpoint.adapter);
+    if (status == STATUS_OK) status = model_adapter_changed(&run->model);
+    checkpoint_free(&checkpoint);
+    free(newest);
+    return status;
+}
+
+Status run_open_tuned(Run *run, const char *source, bool adapters, char *from) {
+    char path[PATH_MAX], unused[PATH_MAX];
+    if (from == NULL) from = unused;
+    from[0] = '\0';
+    snprintf(path, sizeof path, "%s/config.cfg", source);
+    const bool is_run = file_exists(path);
+    TRY(comm_agree(run->comm, config_load(&run->config, is_run ? path : source, 0, NULL)));
+    if (!adapters) run->config.lora.r = 0; // the base model needs none
+    TRY(run_open(run, RUN_MODEL));
+    if (!adapters) return STATUS_OK;
+    return comm_agree(run->comm, load_tuned(run, is_run ? source : run->config.train.output_dir, from));
 }

@@ -4,6 +4,7 @@
 #include "comm/comm.h"
 #include "io/config.h"
 #include "io/peft.h"
+#include "src/command.h"
 #include "src/step.h"
 
 typedef struct Run {
@@ -44,6 +45,11 @@ Status run_peft_tensors(const Model *model, float *host, PeftTensor **out);
 // Fills the model's adapter vector from a PEFT folder written for the same layers.
 Status run_read_adapter(Run *run, const char *folder);
 
+// Opens the model of a finished or going run (a run directory) or of a configuration, with the run's final adapter or
+// its newest checkpoint; !adapters: the base model alone. Collective like run_open; run_close after a failure too.
+// `from` (NULL: not wanted; PATH_MAX bytes) gets the adapter folder or checkpoint that was read, "" for the base model.
+Status run_open_tuned(Run *run, const char *source, bool adapters, char *from);
+
 #define RUN_MEMORY_SHARE 0.8 // of a device's memory, which a run takes at most
 // Bytes of activations and scratch; where the backend is NULL (a device that is not built here), of an assumed scratch.
 double run_working_bytes(const ModelConfig *model, const ModelOptions *options, int64_t keep, int64_t all);
@@ -55,11 +61,7 @@ void run_describe(const Run *run);
 // Rows of the data section: counts, labels, weights, what sharing saves. Used by run_describe and `kto check`.
 void run_describe_rows(const Run *run);
 
-// --- commands; each returns the program's exit status ----------------------------------------------------------------
-Status command_train(Comm *comm, int argc, char **argv);
-Status command_check(Comm *comm, int argc, char **argv);
-Status command_reference(Comm *comm, int argc, char **argv);
-Status command_sample(Comm *comm, int argc, char **argv);
+extern const Command command_train, command_check, command_reference, command_sample;
 
 // Mean metrics over the evaluation rows, by the current adapters (TRL's way: loss over rows, others over batches).
 // STATUS_STOPPED, on all ranks alike, when the run was asked to stop in the middle of it.
@@ -73,3 +75,37 @@ typedef struct SampleOptions {
 } SampleOptions;
 Status sample_file(Run *run, const char *path, const SampleOptions *options, int64_t step, char **lines);
 extern const SampleOptions sample_defaults;
+// The flags of commands that sample: `member` is the SampleOptions of their struct of options.
+#define SAMPLING_FLAGS(type, member)                                                                                   \
+    {.name = "--greedy",                                                                                               \
+     .kind = FLAG_SWITCH,                                                                                              \
+     .offset = offsetof(type, member.greedy),                                                                          \
+     .help = "always the likeliest token"},                                                                            \
+        {.name = "--temperature",                                                                                      \
+         .value = "T",                                                                                                 \
+         .kind = FLAG_REAL,                                                                                            \
+         .offset = offsetof(type, member.temperature),                                                                 \
+         .high = 100,                                                                                                  \
+         .help = "divides the logits (1)"},                                                                            \
+        {.name = "--top-k",                                                                                            \
+         .value = "K",                                                                                                 \
+         .kind = FLAG_WHOLE,                                                                                           \
+         .offset = offsetof(type, member.top_k),                                                                       \
+         .high = INT32_MAX,                                                                                            \
+         .help = "only the K likeliest tokens (0: all)"},                                                              \
+        {.name = "--top-p",                                                                                            \
+         .value = "P",                                                                                                 \
+         .kind = FLAG_REAL,                                                                                            \
+         .offset = offsetof(type, member.top_p),                                                                       \
+         .high = 1,                                                                                                    \
+         .help = "only the likeliest tokens that hold P of the probability (1: all)"},                                 \
+        {.name = "--seed",                                                                                             \
+         .value = "S",                                                                                                 \
+         .kind = FLAG_WHOLE,                                                                                           \
+         .offset = offsetof(type, member.seed),                                                                        \
+         .high = 9007199254740992.0,                                                                                   \
+         .help = "of the random numbers (0)"},                                                                         \
+    {                                                                                                                  \
+        .name = "--max-tokens", .value = "N", .kind = FLAG_WHOLE, .offset = offsetof(type, member.max_tokens),         \
+        .low = 1, .high = 1 << 20, .help = "longest answer (256)"                                                      \
+    }

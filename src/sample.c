@@ -1,15 +1,12 @@
 // `kto sample`, and the samples that training writes on its way: prompts from a file, answers by all ranks together.
 #include "src/run.h"
 
-#include "io/checkpoint.h"
-#include "io/files.h"
 #include "io/jsonl.h"
 #include "src/base/memory.h"
 #include "src/generate.h"
 #include "src/stop.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,106 +166,17 @@ Status sample_file(Run *run, const char *path, const SampleOptions *options, int
 // --- the command ----------------------------------------------------------------------------------------------------
 
 typedef struct Arguments {
-    const char *source, *prompts;
+    const char *prompts;
     SampleOptions options;
+    bool base;
 } Arguments;
 
-static Status whole(const char *flag, const char *text, int64_t low, int64_t high, int64_t *out) {
-    char *end;
-    errno = 0;
-    long long value = text == NULL ? 0 : strtoll(text, &end, 10);
-    if (text == NULL || end == text || *end != '\0' || errno != 0 || value < low || value > high)
-        return error_set(STATUS_USAGE, "%s takes a whole number from %lld to %lld, not \"%s\"", flag, (long long)low,
-                         (long long)high, text == NULL ? "" : text);
-    *out = value;
-    return STATUS_OK;
-}
-
-static Status real(const char *flag, const char *text, double above, double high, double *out) {
-    char *end;
-    double value = text == NULL ? 0 : strtod(text, &end);
-    if (text == NULL || end == text || *end != '\0' || !(value > above) || !(value <= high))
-        return error_set(STATUS_USAGE, "%s takes a number above %g and up to %g, not \"%s\"", flag, above, high,
-                         text == NULL ? "" : text);
-    *out = value;
-    return STATUS_OK;
-}
-
-static Status parse(Arguments *out, int argc, char **argv) {
-    *out = (Arguments){.options = sample_defaults};
-    SampleOptions *options = &out->options;
-    for (int i = 0; i < argc; i++) {
-        const char *flag = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
-        bool takes_value = true;
-        if (strcmp(flag, "--base") == 0)
-            options->adapters = takes_value = false;
-        else if (strcmp(flag, "--greedy") == 0)
-            takes_value = !(options->greedy = true);
-        else if (strcmp(flag, "--prompts") == 0)
-            out->prompts = value;
-        else if (strcmp(flag, "--temperature") == 0)
-            TRY(real(flag, value, 0, 100, &options->temperature));
-        else if (strcmp(flag, "--top-p") == 0)
-            TRY(real(flag, value, 0, 1, &options->top_p));
-        else if (strcmp(flag, "--top-k") == 0)
-            TRY(whole(flag, value, 0, INT32_MAX, &options->top_k));
-        else if (strcmp(flag, "--seed") == 0)
-            TRY(whole(flag, value, 0, INT64_MAX, &options->seed));
-        else if (strcmp(flag, "--max-tokens") == 0)
-            TRY(whole(flag, value, 1, 1 << 20, &options->max_tokens));
-        else if (strcmp(flag, "--n") == 0)
-            TRY(whole(flag, value, 1, 1 << 20, &options->samples));
-        else if (flag[0] == '-')
-            return error_set(STATUS_USAGE, "unknown option %s of kto sample; see kto --help", flag);
-        else if (out->source != NULL)
-            return error_set(STATUS_USAGE, "kto sample takes one CONFIG or RUN_DIR, not both %s and %s", out->source,
-                             flag);
-        else {
-            out->source = flag;
-            takes_value = false;
-        }
-        i += takes_value;
-    }
-    if (out->source == NULL || out->prompts == NULL)
-        return error_set(STATUS_USAGE, "kto sample needs a CONFIG or RUN_DIR and --prompts FILE.jsonl");
-    return STATUS_OK;
-}
-
-// The final adapter of the run in `dir`, or its newest checkpoint.
-static Status load_tuned(Run *run, const char *dir) {
-    char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/adapter", dir);
-    if (file_exists(path)) return run_read_adapter(run, path);
-    snprintf(path, sizeof path, "%s/checkpoints", dir);
-    char *newest = NULL;
-    TRY(checkpoint_newest(path, &newest));
-    if (newest == NULL)
-        return error_set(STATUS_USAGE, "%s: no adapter and no checkpoint yet; train first, or sample with --base", dir);
-    Checkpoint checkpoint = {0};
-    Status status = checkpoint_read(newest, &checkpoint);
-    if (status == STATUS_OK &&
-        (checkpoint.count != run->model.adapter_count || checkpoint.model_hash != run->model.hash))
-        status = error_set(STATUS_DATA, "%s: is of another model or adapter than %s", newest, run->config.model.path);
-    if (status == STATUS_OK) status = model_set(&run->model, run->model.adapter, checkpoint.adapter);
-    if (status == STATUS_OK) status = model_adapter_changed(&run->model);
-    checkpoint_free(&checkpoint);
-    free(newest);
-    return status;
-}
-
-Status command_sample(Comm *comm, int argc, char **argv) {
-    Arguments arguments;
-    TRY(comm_agree(comm, parse(&arguments, argc, argv)));
-    char config_path[PATH_MAX], inside[PATH_MAX];
-    snprintf(inside, sizeof inside, "%s/config.cfg", arguments.source);
-    const bool is_run = file_exists(inside);
-    snprintf(config_path, sizeof config_path, "%s", is_run ? inside : arguments.source);
+static Status run_command(Comm *comm, int argc, char **argv) {
+    Arguments arguments = {.options = sample_defaults};
+    TRY(comm_agree(comm, command_parse(&command_sample, &argc, argv, &arguments)));
+    arguments.options.adapters = !arguments.base;
     Run run = {.comm = comm};
-    TRY(comm_agree(comm, config_load(&run.config, config_path, 0, NULL)));
-    if (!arguments.options.adapters) run.config.lora.r = 0; // the base model needs none
-    Status status = run_open(&run, RUN_MODEL);
-    if (status == STATUS_OK && arguments.options.adapters)
-        status = comm_agree(comm, load_tuned(&run, is_run ? arguments.source : run.config.train.output_dir));
+    Status status = run_open_tuned(&run, argv[0], arguments.options.adapters, NULL);
     char *lines = NULL;
     if (status == STATUS_OK) status = sample_file(&run, arguments.prompts, &arguments.options, -1, &lines);
     if (status == STATUS_OK && lines != NULL && (fputs(lines, stdout) < 0 || fflush(stdout) != 0))
@@ -277,3 +185,37 @@ Status command_sample(Comm *comm, int argc, char **argv) {
     run_close(&run);
     return comm_agree(comm, status);
 }
+
+#define AT(field) offsetof(Arguments, field)
+static const Flag flags[] = {
+    {.name = "--prompts",
+     .value = "FILE",
+     .kind = FLAG_FILE,
+     .required = true,
+     .offset = AT(prompts),
+     .help = "JSONL, {\"prompt\": text or messages} a line"},
+    {.name = "--base", .kind = FLAG_SWITCH, .offset = AT(base), .help = "the base model: adapters off"},
+    SAMPLING_FLAGS(Arguments, options),
+    {.name = "--n",
+     .value = "N",
+     .kind = FLAG_WHOLE,
+     .offset = AT(options.samples),
+     .low = 1,
+     .high = 1 << 20,
+     .help = "answers a prompt (1)"},
+    {0}};
+
+const Command command_sample = {
+    .name = "sample",
+    .operands = "CONFIG|RUN_DIR",
+    .operands_min = 1,
+    .operands_max = 1,
+    .summary = "answer the prompts of a file, one JSON line each on standard output",
+    .text = "RUN_DIR takes the final adapter, or the newest checkpoint of a run that still goes on. The same seed "
+            "gives the\n"
+            "same answers on any number of ranks.",
+    .examples = "kto sample runs/first --prompts ask.jsonl --temperature 0.7\n"
+                "kto sample runs/first --prompts ask.jsonl --base --greedy",
+    .flags = flags,
+    .run = run_command,
+};

@@ -527,8 +527,9 @@ static Status train(Training *t) {
     return STATUS_OK;
 }
 
-Status command_train(Comm *comm, int argc, char **argv) {
+static Status run_command(Comm *comm, int argc, char **argv) {
     Training t = {.run.comm = comm, .lock = -1};
+    TRY(comm_agree(comm, command_parse(&command_train, &argc, argv, NULL)));
     TRY(comm_agree(comm, config_load(&t.run.config, argv[0], argc - 1, argv + 1)));
     comm->timeout_seconds = t.run.config.device.timeout_seconds;
     Status status = train(&t);
@@ -539,3 +540,20 @@ Status command_train(Comm *comm, int argc, char **argv) {
     run_unlock(t.lock);
     return status;
 }
+
+const Command command_train = {
+    .name = "train",
+    .operands = "CONFIG [key=value ...]",
+    .operands_min = 1,
+    .operands_max = -1,
+    .takes_keys = true,
+    .stops_on_request = true,
+    .summary = "train; goes on by itself when train.output_dir holds this run's checkpoint",
+    .text =
+        "Alone, or as several ranks under mpirun or srun. SIGUSR1 to mpirun, srun or any rank writes a checkpoint and\n"
+        "ends the job with exit code 75; the same command goes on from there.",
+    .examples = "kto train run.cfg\n"
+                "mpirun -n 2 kto train run.cfg train.learning_rate=1e-4\n"
+                "sbatch slurm/train.sbatch run.cfg",
+    .run = run_command,
+};

@@ -118,7 +118,7 @@ static void refused_in_file(void **state) {
          "demo.cfg:4: unknown key train.learnin_rate; did you mean train.learning_rate?"},
         {"trian: {\n seed = 1; }", "demo.cfg:5: unknown key trian.seed; did you mean train.seed?"},
         {"seed = 1;", "demo.cfg:4: unknown key seed; did you mean train.seed?"},
-        {"flux = 1;", "demo.cfg:4: unknown key flux; kto --help lists all keys"},
+        {"flux = 1;", "demo.cfg:4: unknown key flux; kto help keys lists them all"},
         {"train = 5;", "demo.cfg:4: train is a group; write train: { ... }"},
         {"lora: { r = 4294967304; }", "demo.cfg:4: lora.r = 4294967304 is out of range; it must be 1 to 1024"},
         {"lora: { r = 99999999999999999999; }",
