@@ -169,6 +169,16 @@ Status prompt_frame_fill(const PromptFrame *frame, const char *words, TextOrMess
     return prompt_frame_converse(frame, &message, 1, out);
 }
 
+char *prompt_frame_words(const PromptFrame *frame, const TextOrMessages *prompt) {
+    if ((prompt->text == NULL) != frame->chat) return NULL;
+    const char *words = persons_words(prompt);
+    const size_t before = strlen(frame->before), after = strlen(frame->after), length = strlen(words);
+    if (length < before + after || strncmp(words, frame->before, before) != 0 ||
+        strcmp(words + length - after, frame->after) != 0)
+        return NULL;
+    return strndup(words + before, length - before - after);
+}
+
 // As much of a text as a line has room for; line ends as \n.
 static void quote(const char *text, char *out, size_t size) {
     size_t used = 0;

@@ -24,5 +24,7 @@ Status prompt_frame_fill(const PromptFrame *frame, const char *words, TextOrMess
 // message of theirs takes the lead's place); without, the person's last words alone. STATUS_USAGE when the last message
 // is not a user's.
 Status prompt_frame_converse(const PromptFrame *frame, const Message *messages, int count, TextOrMessages *out);
+// The person's words in a prompt that the frame fits; NULL where it does not fit. Caller frees.
+char *prompt_frame_words(const PromptFrame *frame, const TextOrMessages *prompt);
 // In one line, for people.
 void prompt_frame_describe(const PromptFrame *frame, char *text, size_t size);
