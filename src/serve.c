@@ -1,14 +1,15 @@
 // `kto serve`: a trained model as a web page and behind OpenAI's API. Routes and their answers; the network is
-// src/http.c, OpenAI's JSON src/openai.c, and what computes src/engine.c.
+// src/http.c, OpenAI's JSON io/openai.c, and what computes src/engine.c.
 #include "src/run.h"
 
 #include "io/files.h"
+#include "io/openai.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
 #include "src/engine.h"
 #include "src/http.h"
-#include "src/openai.h"
+
 #include "src/prompt_frame.h"
 #include "src/stop.h"
 #include "src/version.h"
@@ -28,7 +29,6 @@ enum {
     BODY_MAX = 1 << 20, // bytes of a request's body
     TITLE_MAX = 2000,   // bytes of what is asked on the page
     TOKEN_FILE_MAX = 4096,
-    REQUEST_SECONDS = 60, // that a client may take to send a request
     STOP_SECONDS = 5,     // for answers under way when the server is asked to stop
     PREFILL_TOKENS = 256, // of prompts between two tokens of those that answer
     CACHE_TOKENS = 1 << 16,
@@ -41,6 +41,7 @@ static const char *const who_names[WHO] = {"tuned", "base"};
 typedef struct ServeOptions {
     const char *host, *name, *template_file, *token_file;
     int64_t port, sequences, queue, cache_tokens, connections;
+    double request_seconds;
     SampleOptions sample;
 } ServeOptions;
 
@@ -488,6 +489,7 @@ static bool ask_openai(Asked *asked, HttpRequest *request, const OpenAiRequest *
         options.generate.seed = from->seed;
         options.id = 0;
     }
+    _Static_assert(sizeof options.stop == sizeof from->stop, "as many stop texts as a request may have");
     memcpy(options.stop, from->stop, sizeof options.stop);
     options.stop_count = from->stop_count;
     const bool taken = submit(asked, request, &prompt, who, &options, refusal);
@@ -732,7 +734,7 @@ static Status serve(Server *server, const char *source) {
                               .port = (int)options->port,
                               .body_max = BODY_MAX,
                               .connections_max = (int)options->connections,
-                              .request_seconds = REQUEST_SECONDS,
+                              .request_seconds = options->request_seconds,
                               .handle = handle,
                               .end = end_asked,
                               .argument = server};
@@ -755,6 +757,7 @@ static Status run_command(Comm *comm, int argc, char **argv) {
                                  .queue = 256,
                                  .cache_tokens = CACHE_TOKENS,
                                  .connections = 1024,
+                                 .request_seconds = 60,
                                  .sample = sample_defaults}};
     TRY(comm_agree(comm, command_parse(&command_serve, &argc, argv, &server.options)));
     if (comm->size > 1)
@@ -823,6 +826,12 @@ static const Flag flags[] = {{.name = "--host",
                               .low = 4,
                               .high = 60000,
                               .help = "connections at most (1024)"},
+                             {.name = "--request-seconds",
+                              .value = "S",
+                              .kind = FLAG_REAL,
+                              .offset = AT(request_seconds),
+                              .high = 86400,
+                              .help = "that a client may take to send a request (60)"},
                              SAMPLING_FLAGS(ServeOptions, sample),
                              {0}};
 

@@ -2,7 +2,11 @@
 // what of it this server understands. No network here.
 #pragma once
 #include "io/jsonl.h"
-#include "src/engine.h"
+#include "src/base/status.h"
+#include <stddef.h>
+#include <stdint.h>
+
+#define OPENAI_STOPS_MAX 4 // texts that end an answer
 
 typedef struct OpenAiRequest {
     bool chat, stream, include_usage;
@@ -10,7 +14,7 @@ typedef struct OpenAiRequest {
     Message *messages; // [message_count], of chat
     int message_count;
     char *prompt; // of a completion
-    char *stop[ENGINE_STOPS_MAX];
+    char *stop[OPENAI_STOPS_MAX];
     int stop_count;
     bool greedy, has_seed;
     double temperature, top_p;

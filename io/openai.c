@@ -1,5 +1,5 @@
 // See openai.h.
-#include "src/openai.h"
+#include "io/openai.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -97,7 +97,7 @@ static void read_stops(Reader *reader, OpenAiRequest *out) {
     json_t *value = field(reader, "stop");
     if (value == NULL) return;
     const size_t count = json_is_array(value) ? json_array_size(value) : 1;
-    if (count > ENGINE_STOPS_MAX) refuse(reader, "stop", "may hold four texts at most");
+    if (count > OPENAI_STOPS_MAX) refuse(reader, "stop", "may hold four texts at most");
     for (size_t i = 0; i < count && !reader->failed; i++) {
         const json_t *stop = json_is_array(value) ? json_array_get(value, i) : value;
         if (!json_is_string(stop) || json_string_length(stop) == 0 || json_string_length(stop) > 256)
