@@ -17,6 +17,7 @@ from pathlib import Path
 
 try:
     from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
     from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -60,7 +61,9 @@ class Page:
 
     def wait(self, what, condition, seconds=30):
         try:
-            WebDriverWait(self.driver, seconds, poll_frequency=0.01).until(lambda _: condition())
+            # Elements go stale while one page takes another's place.
+            waiting = WebDriverWait(self.driver, seconds, poll_frequency=0.01, ignored_exceptions=[WebDriverException])
+            waiting.until(lambda _: condition())
         except Exception as problem:
             self.shot("failed")
             raise AssertionError(f"{what}: does not happen within {seconds} s; error shown: {self.text('error')!r}") from problem

@@ -231,6 +231,12 @@ starts_not "no address" 2 'is no IP address' "$run" --host example
 starts_not "no run" 2 'nowhere' nowhere
 starts_not "empty token" 2 'is empty; it must hold the token' "$run" --token /dev/null
 starts_not "no template" 3 'must hold {title} once' "$run" --prompt-template "$WORK/token"
+# Another model in the place of the run's.
+cp -r configs/demo/model "$WORK/model"
+printf '\1' | dd of="$WORK/model/model.safetensors" bs=1 seek=1000000 conv=notrunc status=none
+cp -r "$run" "$WORK/other"
+sed -i "s|configs/demo/model|$WORK/model|" "$WORK/other/config.cfg"
+starts_not "another model" 3 'is of base weights with hash' "$WORK/other"
 # A run that goes on has no adapter yet.
 mv "$run/adapter" "$WORK/adapter"
 printf 'Review: {title}\n' >"$WORK/template"
