@@ -111,14 +111,13 @@ static void prepare_terminal(LineInput *input) {
     el_set(input->editor, EL_REFRESH);
 }
 
-// Leaves the editor with the cursor behind all that was typed.
-static int cancel(LineInput *input) {
+// Ends the line as its owner would, which leaves the cursor below all that was typed.
+static int cancel(LineInput *input, wchar_t *out) {
     const LineInfo *line = el_line(input->editor);
     input->cancelled = true;
     input->was_empty &= line->lastchar == line->buffer;
-    el_cursor(input->editor, (int)(line->lastchar - line->cursor));
-    el_set(input->editor, EL_REFRESH);
-    return -1;
+    *out = L'\n';
+    return 1;
 }
 
 // libedit's contract: 1 and a character, 0 at the end, -1 to give up.
@@ -130,9 +129,11 @@ static int read_character(EditLine *editor, wchar_t *out) {
         if (poll(wait, 2, -1) < 0 && errno != EINTR) return -1;
         char byte;
         while (read(wake[0], &byte, 1) == 1) continue;
-        if (take(&interrupted)) return cancel(input);
+        if (take(&interrupted)) return cancel(input, out);
         if (take(&continued)) prepare_terminal(input);
         if (take(&resized)) {
+            fputs("\r\033[J", input->screen); // of a line in several rows the upper ones stay
+            fflush(input->screen);
             el_resize(editor);
             el_set(editor, EL_REFRESH);
         }
@@ -156,6 +157,8 @@ static int read_character(EditLine *editor, wchar_t *out) {
 // What stands between the terminal's marks goes into the line as it is, newlines and all.
 static unsigned char take_paste(EditLine *editor, int key) {
     (void)key;
+    LineInput *input = NULL;
+    el_get(editor, EL_CLIENTDATA, &input);
     static const wchar_t end[] = L"\033[201~";
     const size_t end_length = sizeof end / sizeof *end - 1;
     wchar_t *text = NULL;
@@ -170,8 +173,8 @@ static unsigned char take_paste(EditLine *editor, int key) {
             }
             text = larger;
         }
-        if (el_wgetc(editor, &text[count]) != 1) {
-            result = CC_EOF; // cancelled
+        if (el_wgetc(editor, &text[count]) != 1 || input->cancelled) {
+            result = CC_EOF;
             break;
         }
         count++;
@@ -243,15 +246,21 @@ static void find_history(LineInput *input, const char *name) {
     if (asprintf(&input->path, "%s/%s", folder, name) < 0) input->path = NULL;
 }
 
-// At once and at the file's end, so that programs side by side lose nothing.
+// At once and at the file's end, so that programs side by side lose nothing. By way of a history of this entry alone:
+// how many H_NSAVE_FP takes of a longer one differs between releases.
 static void remember(LineInput *input) {
     HistEvent event;
     if (input->history == NULL || history(input->history, &event, H_ENTER, input->message) < 0) return;
     FILE *file = input->path == NULL ? NULL : fopen(input->path, "a");
-    if (file == NULL) return;
-    fseek(file, 0, SEEK_END);
-    history(input->history, &event, H_NSAVE_FP, (size_t)1, file);
-    fclose(file);
+    History *alone = file == NULL ? NULL : history_init();
+    if (alone != NULL) {
+        history(alone, &event, H_SETSIZE, 1);
+        history(alone, &event, H_ENTER, input->message);
+        fseek(file, 0, SEEK_END);
+        history(alone, &event, H_SAVE_FP, file);
+        history_end(alone);
+    }
+    if (file != NULL) fclose(file);
 }
 
 // --- messages -------------------------------------------------------------------------------------------------------
@@ -276,7 +285,7 @@ static const char *next_line(LineInput *input, size_t *bytes) {
         const char *line = el_gets(input->editor, &count);
         fputs(PASTE_MARKS_OFF, input->screen);
         *bytes = line == NULL || count < 0 ? 0 : strlen(line);
-        if (line == NULL || *bytes == 0 || input->cancelled) fputs(input->cancelled ? "^C\n" : "\n", input->screen);
+        if (*bytes == 0) fputs("\n", input->screen);
         fflush(input->screen);
         return input->cancelled || *bytes == 0 ? NULL : line;
     }
