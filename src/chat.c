@@ -340,9 +340,9 @@ static Status take_message(Chat *chat, const char *message) {
 
 static void prompt_text(const Chat *chat, const char *text, char *out, size_t size) {
     if (chat->colour)
-        snprintf(out, size, "\1\033[1;36m\1%s\1\033[0m\1", text);
+        snprintf(out, size, "\1\033[1;36m\1%s\1\033[0m\1 ", text); // an escape at the end would be lost
     else
-        snprintf(out, size, "%s", text);
+        snprintf(out, size, "%s ", text);
 }
 
 static Status converse(Chat *chat) {
@@ -351,8 +351,8 @@ static Status converse(Chat *chat) {
     bool warned = false; // Ctrl-C once more ends
     while (!chat->end && status == STATUS_OK) {
         char prompt[64], more[64];
-        prompt_text(chat, chat->options.adapters ? "> " : "base> ", prompt, sizeof prompt);
-        prompt_text(chat, chat->options.adapters ? ". " : "    . ", more, sizeof more);
+        prompt_text(chat, chat->options.adapters ? ">" : "base>", prompt, sizeof prompt);
+        prompt_text(chat, chat->options.adapters ? "." : "    .", more, sizeof more);
         LineEvent event;
         const char *text;
         unsigned line;

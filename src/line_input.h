@@ -24,8 +24,8 @@ FILE *line_input_screen(const LineInput *input);
 
 // Waits for a message: a line, with those that follow it while each ends in a backslash, or a paste; without the
 // backslashes and the last newline. *text is UTF-8 and lives until the next call; *line is the number of its last line.
-// `more` is shown for a prompt after a backslash; both may hold escape sequences, each between two \1. STATUS_DATA for
-// input that is no UTF-8.
+// `more` is shown for a prompt after a backslash; both may hold escape sequences, each between two \1, but not at their
+// end. STATUS_DATA for input that is no UTF-8.
 Status line_input_read(LineInput *input, const char *prompt, const char *more, LineEvent *event, const char **text,
                        unsigned *line);
 
