@@ -134,7 +134,8 @@ static Status answer_prompt(Chat *chat, const GeneratePrompt *prompt, char **sai
     if (status == STATUS_OK && !taken) status = error_set(STATUS_FAILED, "the cache has no room for a prompt");
     line_input_busy(chat->input, true);
     if (status == STATUS_OK) status = stream_answer(chat, &answer);
-    if (status == STATUS_OK && !answer.ends_line) status = print("\n");
+    const bool silent = answer.stopped && answer.tokens == 0;
+    if (status == STATUS_OK && !answer.ends_line && !silent) status = print("\n");
     line_input_busy(chat->input, false);
     text_stream_free(&answer.stream);
     if (fclose(answer.text) != 0 && status == STATUS_OK)
