@@ -559,8 +559,8 @@ static Status load_tuned(Run *run, const char *dir, char *from) {
     Checkpoint checkpoint = {0};
     Status status = checkpoint_newest(checkpoints, &newest);
     if (status == STATUS_OK && newest == NULL && !finished)
-        status =
-            error_set(STATUS_USAGE, "%s: no adapter and no checkpoint yet; train first, or sample with --base", dir);
+        status = error_set(STATUS_USAGE,
+                           "%s: no adapter and no checkpoint yet; train first, or take the base model (--base)", dir);
     if (status == STATUS_OK && newest != NULL) status = checkpoint_read(newest, &checkpoint);
     // An adapter folder does not say of which weights it is; its run's checkpoint does.
     if (status == STATUS_OK && newest != NULL && checkpoint.model_hash != model->hash)

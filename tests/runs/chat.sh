@@ -162,7 +162,7 @@ size=$(stat -c %s other/model.safetensors)
 printf '\1' | dd of=other/model.safetensors bs=1 seek=$((size - 1)) conv=notrunc status=none
 chat untold </dev/null
 ((++cases))
-[[ $code -eq 3 ]] && grep -qE '^kto: error: untold/checkpoints/step-000003.h5: trained on base weights of hash [0-9a-f]{16}, but other has [0-9a-f]{16}; ' log ||
+[[ $code -eq 3 ]] && grep -qE '^kto: error: untold/checkpoints/step-000003.h5: is of base weights with hash [0-9a-f]{16}, but those of other have [0-9a-f]{16}; ' log ||
     fail 'adapter of another model' "exit code $code or another message"
 timeout -k 5 60 mpirun -n 2 "$KTO" chat run </dev/null >out 2>log
 ((++cases))
