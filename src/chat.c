@@ -418,18 +418,8 @@ static Status open_chat(Chat *chat, const char *source) {
     Run *run = &chat->run;
     char from[PATH_MAX], *why = NULL;
     TRY(run_open_tuned(run, source, !chat->base, from));
-    const char *rows = run->config.data.train, *frame_from = rows;
-    if (chat->prompt_template != NULL) {
-        frame_from = chat->prompt_template;
-        TRY(prompt_frame_of_file(&chat->talk.frame, chat->prompt_template));
-    } else {
-        TRY(conversation_frame_of_rows(&chat->talk, rows, run->chat != CHAT_NONE, &why));
-    }
-    if (chat->talk.frame.chat && run->chat == CHAT_NONE)
-        return error_set(STATUS_DATA,
-                         "%s: its prompts are messages, but %s has no chat template; set data.chat_template, or give "
-                         "--prompt-template FILE",
-                         rows, run->config.model.path);
+    const char *rows = run->config.data.train, *file = chat->prompt_template;
+    TRY(prompt_frame_open(&chat->talk.frame, file, rows, run->chat != CHAT_NONE, &why));
     const int32_t positions = run->model.options.max_positions;
     chat->context = positions < CONTEXT_MAX ? positions : CONTEXT_MAX;
     Status status = open_generator(chat);
@@ -438,7 +428,7 @@ static Status open_chat(Chat *chat, const char *source) {
         const char *terminal = getenv("TERM"), *without = getenv("NO_COLOR");
         chat->colour = line_input_screen(chat->input) != NULL && log_is_terminal() && terminal != NULL &&
                        strcmp(terminal, "dumb") != 0 && (without == NULL || without[0] == '\0');
-        describe(chat, from, frame_from, why);
+        describe(chat, from, file != NULL ? file : rows, why);
     }
     free(why);
     return status;

@@ -25,17 +25,6 @@ void conversation_free(Conversation *talk) {
     *talk = (Conversation){0};
 }
 
-Status conversation_frame_of_rows(Conversation *talk, const char *path, bool chat, char **why) {
-    *why = NULL;
-    const Status status = prompt_frame_of_rows(&talk->frame, path);
-    if (status != STATUS_DATA) return status;
-    TRY(copy(error_text(), why));
-    error_clear();
-    talk->frame.chat = chat;
-    TRY(copy("", &talk->frame.before));
-    return copy("", &talk->frame.after);
-}
-
 static Status add(Conversation *talk, const char *role, const char *words) {
     if (talk->count == talk->capacity) {
         const int capacity = talk->capacity == 0 ? 16 : 2 * talk->capacity;

@@ -13,10 +13,6 @@ typedef struct Conversation {
 
 void conversation_free(Conversation *talk);
 
-// What the rows of `path` have in common; where they cannot be read, the chat template with nothing before a person's
-// words (`chat`), or their bare words: then *why gets the reason (no error is set). Caller frees *why.
-Status conversation_frame_of_rows(Conversation *talk, const char *path, bool chat, char **why);
-
 // The person asks; a frame without chat forgets what was before.
 Status conversation_ask(Conversation *talk, const char *words);
 Status conversation_answer(Conversation *talk, const char *words);

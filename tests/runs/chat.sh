@@ -157,7 +157,7 @@ chat run < <(printf 'word %.0s' {1..600})
     fail 'prompt too long' "exit code $code or another message"
 cp -r model other && sed -i 's/"chat_template"/"no_template"/' other/tokenizer_config.json
 cp -r run untold && sed -i 's/path = "model"/path = "other"/' untold/config.cfg
-bad 'no chat template' 3 'rows.jsonl: its prompts are messages, but other has no chat template; set data.chat_template, or give --prompt-template FILE' untold </dev/null
+bad 'no chat template' 3 'rows.jsonl: its prompts are messages, but the model has no chat template; set data.chat_template, or give --prompt-template FILE' untold </dev/null
 size=$(stat -c %s other/model.safetensors)
 printf '\1' | dd of=other/model.safetensors bs=1 seek=$((size - 1)) conv=notrunc status=none
 chat untold </dev/null

@@ -27,7 +27,7 @@ static Conversation conversation(const char *rows, bool chat) {
     assert_non_null(file);
     fputs(rows, file);
     assert_int_equal(fclose(file), 0);
-    CHECK(conversation_frame_of_rows(&talk, "rows.jsonl", chat, &why));
+    CHECK(prompt_frame_open(&talk.frame, NULL, "rows.jsonl", chat, &why));
     assert_null(why);
     return talk;
 }
@@ -112,7 +112,7 @@ static void no_rows(void **state) {
     Message bare[] = {{"user", "x"}};
     for (int chat = 0; chat < 2; chat++) {
         Conversation talk = {0};
-        CHECK(conversation_frame_of_rows(&talk, "none.jsonl", chat, &why));
+        CHECK(prompt_frame_open(&talk.frame, NULL, "none.jsonl", chat, &why));
         assert_string_equal(why, "none.jsonl: No such file or directory");
         assert_string_equal(error_text(), "");
         CHECK(conversation_ask(&talk, "x"));
