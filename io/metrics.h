@@ -62,6 +62,6 @@ Status metrics_close(Metrics *metrics); // NULL is allowed
 Status metrics_read(const char *path, MetricsGroup group, MetricsRow **rows, int64_t *count);
 // The same from row `first` (0-based) on. *count is negative where the group has fewer than `first` (a resume cut it).
 Status metrics_read_from(const char *path, MetricsGroup group, int64_t first, MetricsRow **rows, int64_t *count);
-// The root's attributes. Caller frees *run with metrics_run_free.
+// The root's attributes, in a process of its own: not under MPI. Caller frees *run with metrics_run_free.
 Status metrics_read_run(const char *path, MetricsRun *run);
 void metrics_run_free(MetricsRun *run);

@@ -91,9 +91,9 @@ static Status read_about(LoggedRun *run) {
 
 Status logged_run_read(LoggedRun *run) {
     look(run);
-    TRY(read_about(run));
     for (int g = METRICS_TRAIN; g <= METRICS_EVAL; g++)
         TRY(read_rows(run, (MetricsGroup)g, 0, &run->rows[g], &run->count[g]));
+    TRY(read_about(run));
     const int64_t total = logged_run_total_steps(run);
     if (run->alone && total > 0 && run->count[METRICS_TRAIN] > 0 &&
         run->rows[METRICS_TRAIN][run->count[METRICS_TRAIN] - 1].step >= total)
