@@ -301,7 +301,8 @@ static void tell_table(const LoggedRun *runs, int count, const LogOptions *optio
         char steps[64], value[32], key[CHART_KEY_MAX];
         printf("%s ", chart_key(style, i, count, key));
         print_name(runs[i].name, cells);
-        printf(" %-8s %9s", logged_run_state(&runs[i]), steps_text(&runs[i], steps));
+        const bool empty = runs[i].count[METRICS_TRAIN] == 0 && runs[i].state == RUN_STOPPED;
+        printf(" %-8s %9s", empty ? "no step" : logged_run_state(&runs[i]), steps_text(&runs[i], steps));
         if (runs[i].count[METRICS_TRAIN] == 0)
             printf(" %8s", "-");
         else
@@ -314,17 +315,16 @@ static void tell_table(const LoggedRun *runs, int count, const LogOptions *optio
     }
 }
 
-// Line `index` of a configuration's text as "group.key" and value; false after the last one.
+// Line `index` of a configuration's text (NULL: of a run without a log) as "group.key" and value; false after the last.
 static bool config_line(const char *text, int index, char key[128], char value[256]) {
     char group[64] = "", line[2 * CONFIG_TEXT_MAX];
-    for (; *text != '\0'; text += strcspn(text, "\n"), text += *text == '\n') {
+    for (; text != NULL && *text != '\0'; text += strcspn(text, "\n"), text += *text == '\n') {
         snprintf(line, sizeof line, "%.*s", (int)strcspn(text, "\n"), text);
         char *equals = strstr(line, " = "), *start = line + strspn(line, " ");
         if (equals == NULL && strstr(line, ": {") != NULL)
             snprintf(group, sizeof group, "%.*s", (int)strcspn(line, ":"), line);
         if (equals == NULL || index-- > 0) continue;
         *equals = '\0';
-        line[strlen(line)] = '\0';
         snprintf(key, 128, "%s.%.60s", group, start);
         snprintf(value, 256, "%.*s", (int)strcspn(equals + 3, ";"), equals + 3);
         return true;
@@ -335,10 +335,11 @@ static bool config_line(const char *text, int index, char key[128], char value[2
 // The keys whose values are not the same in all runs; those of runs of another version, with other keys, are left out.
 static void tell_differences(const LoggedRun *runs, int count, const ChartStyle *style) {
     char key[128], first[256], other_key[128], other[256], mark[CHART_KEY_MAX];
-    int told_so_far = 0;
-    for (int k = 0; config_line(runs[0].about.config, k, key, first); k++) {
+    int told_so_far = 0, with_log = 0;
+    while (with_log < count - 1 && runs[with_log].about.config == NULL) with_log++;
+    for (int k = 0; config_line(runs[with_log].about.config, k, key, first); k++) {
         bool same = true;
-        for (int i = 1; i < count; i++)
+        for (int i = 0; i < count; i++)
             if (config_line(runs[i].about.config, k, other_key, other) && strcmp(key, other_key) == 0)
                 same = same && strcmp(first, other) == 0;
         if (same || strcmp(key, "train.output_dir") == 0 || strcmp(key, "data.reference_cache") == 0) continue;

@@ -79,7 +79,8 @@ static void tick_text(double value, double step, char out[TICK_TEXT]) {
 }
 
 static int pixel_row(const Canvas *c, double y) {
-    return (int)lround((c->high - y) / (c->high - c->low) * (c->rows * c->down - 1));
+    const double rows = c->rows * c->down - 1, row = (c->high - y) / (c->high - c->low) * rows;
+    return (int)lround(fmin(fmax(row, 0), rows)); // also of numbers whose difference is none
 }
 
 static int pixel_column(const Canvas *c, double x) {
@@ -198,7 +199,9 @@ static void draw_points(Canvas *c, int s) {
 }
 
 static void label_rows(Canvas *c) {
-    const double step = nice_step((c->high - c->low) * ROWS_A_TICK / c->rows);
+    double step = nice_step((c->high - c->low) * ROWS_A_TICK / c->rows);
+    while (floor(c->high / step) - ceil(c->low / step) < 1 && isfinite(step))
+        step = nice_step(step * 0.4); // two at least
     for (double tick = ceil(c->low / step) * step; tick <= c->high + step * 1e-9; tick += step)
         tick_text(tick, step, c->label + (size_t)(pixel_row(c, tick) / c->down) * TICK_TEXT);
 }
