@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const Command *const commands[] = {&command_train, &command_check, &command_reference, &command_sample, NULL};
+static const Command *const commands[] = {&command_train,  &command_check,  &command_reference,
+                                          &command_sample, &command_export, NULL};
 
 static void help(void) {
     printf("kto %s: KTO fine-tuning with LoRA, on one rank or many\n\n", KTO_VERSION);
