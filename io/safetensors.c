@@ -587,7 +587,7 @@ static int cut_shards(const Tensor *tensors, int count, size_t shard_bytes, int 
     size_t used = 0;
     for (int i = 0; i < count; i++) {
         const size_t bytes = tensor_bytes(&tensors[i]);
-        if (i == 0 || used + bytes > shard_bytes) {
+        if (i == 0 || (used > 0 && bytes > 0 && used + bytes > shard_bytes)) {
             first[shards++] = i;
             used = 0;
         }

@@ -166,7 +166,7 @@ static Status merge_tensor(void *context, int index, const void **data) {
         tensor_from_f32(row, n, to->type, (char *)merge->merged + (size_t)o * to_row);
     }
     if (!finite)
-        return error_set(STATUS_DATA, "%s: tensor %s is not finite%s in %s%s", from->file, from->name,
+        return error_set(STATUS_DATA, "%s: tensor %s%s is not finite in %s%s", from->file, from->name,
                          part->a == NULL ? "" : " with the adapter merged in", merge_dtype_name(to->type),
                          to->type == TENSOR_F16 ? "; try --dtype bfloat16" : "");
     *data = merge->merged;
