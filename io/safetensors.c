@@ -349,6 +349,12 @@ Status tensor_files_get(const TensorFiles *files, const char *name, int dims, co
     return STATUS_OK;
 }
 
+void tensor_release(const Tensor *tensor) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)tensor->data / page * page;
+    // Of a mapped file this only forgets pages; those of neighbours come back as they were.
+    madvise((void *)first, (uintptr_t)tensor->data + tensor->bytes - first, MADV_DONTNEED);
+}
+
 uint64_t tensor_files_hash(const TensorFiles *files) {
     uint64_t hash = 0;
     for (int i = 0; i < files->count; i++) {

@@ -28,6 +28,8 @@ int tensor_files_count(const TensorFiles *files);
 const Tensor *tensor_files_at(const TensorFiles *files, int index);
 // Requires a tensor of this shape and of float type. STATUS_DATA naming tensor, file, the shape found and wanted.
 Status tensor_files_get(const TensorFiles *files, const char *name, int dims, const int64_t *shape, const Tensor **out);
+// Lets go of the memory that a mapped tensor has come to take; it is read again where it is used again.
+void tensor_release(const Tensor *tensor);
 // Identity of the weights: headers, sizes, and 64 KiB samples of each tensor.
 uint64_t tensor_files_hash(const TensorFiles *files);
 

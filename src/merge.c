@@ -21,10 +21,11 @@ typedef struct Merge {
     Part *parts;     // [count], in the order of the files
     Tensor *tensors; // [count], as they are written
     int count;
-    void *merged;      // the largest merged or converted tensor, in its stored dtype
-    double *sums;      // [threads, longest row]
-    float *row;        // [threads, longest row]
-    size_t row_length; // of the longest row
+    const Tensor *before; // the one that was asked for last
+    void *merged;         // the largest merged or converted tensor, in its stored dtype
+    double *sums;         // [threads, longest row]
+    float *row;           // [threads, longest row]
+    size_t row_length;    // of the longest row
 } Merge;
 
 const char *merge_dtype_name(TensorType dtype) {
@@ -144,6 +145,8 @@ static Status merge_tensor(void *context, int index, const void **data) {
     Merge *merge = context;
     const Part *part = &merge->parts[index];
     const Tensor *from = part->from, *to = &merge->tensors[index];
+    if (merge->before != NULL) tensor_release(merge->before);
+    merge->before = from;
     if (stop_requested()) return error_set(STATUS_FAILED, "asked to stop before all weights were written");
     if (is_copied(merge, index)) {
         *data = from->data;
