@@ -90,8 +90,7 @@ static int newest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-// The steps of the checkpoints in DIR, newest first; none where there is no such folder. Caller frees.
-static Status list_steps(const char *dir, int64_t **steps, size_t *count) {
+Status checkpoint_steps(const char *dir, int64_t **steps, size_t *count) {
     *steps = NULL;
     *count = 0;
     DIR *folder = opendir(dir);
@@ -118,7 +117,7 @@ static Status list_steps(const char *dir, int64_t **steps, size_t *count) {
     return status;
 }
 
-static void step_path(char path[PATH_MAX], const char *dir, int64_t step) {
+void checkpoint_path(char path[PATH_MAX], const char *dir, int64_t step) {
     snprintf(path, PATH_MAX, "%s/step-%06" PRId64 ".h5", dir, step);
 }
 
@@ -127,14 +126,14 @@ static void rotate(const char *dir, int64_t written, int limit) {
     int64_t *steps;
     size_t count;
     char path[PATH_MAX];
-    if (list_steps(dir, &steps, &count) != STATUS_OK) {
+    if (checkpoint_steps(dir, &steps, &count) != STATUS_OK) {
         log_warning("%s; old checkpoints stay", error_text());
         error_clear();
     }
     int kept = 0;
     for (size_t i = 0; i < count; i++) {
         if (steps[i] > written || kept++ < limit) continue;
-        step_path(path, dir, steps[i]);
+        checkpoint_path(path, dir, steps[i]);
         if (unlink(path) != 0) log_warning("%s: cannot be removed: %s", path, strerror(errno));
     }
     free(steps);
@@ -151,7 +150,7 @@ static Status read_back(const char *path) {
 Status checkpoint_write(const char *dir, const Checkpoint *checkpoint, int save_total_limit) {
     char path[PATH_MAX], temporary[PATH_MAX + 4];
     TRY(folder_make(dir));
-    step_path(path, dir, checkpoint->step);
+    checkpoint_path(path, dir, checkpoint->step);
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
     hid_t file = hdf5_create_sealed(temporary);
     if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be made");
@@ -243,11 +242,11 @@ Status checkpoint_newest(const char *dir, char **path) {
     *path = NULL;
     int64_t *steps;
     size_t count;
-    Status status = list_steps(dir, &steps, &count);
+    Status status = checkpoint_steps(dir, &steps, &count);
     for (size_t i = 0; i < count && status == STATUS_OK && *path == NULL; i++) {
         char candidate[PATH_MAX];
         Checkpoint checkpoint;
-        step_path(candidate, dir, steps[i]);
+        checkpoint_path(candidate, dir, steps[i]);
         Status read = checkpoint_read(candidate, &checkpoint);
         if (read == STATUS_DATA) {
             log_warning("%s; passed over for an older checkpoint", error_text());

@@ -1,6 +1,8 @@
 // checkpoints/step-N.h5: the whole state of a run, independent of the rank count.
 #pragma once
 #include "src/base/status.h"
+#include <limits.h>
+#include <stddef.h>
 #include <stdint.h>
 
 // The table that cuts the flat adapter vectors.
@@ -36,3 +38,6 @@ void checkpoint_free(Checkpoint *checkpoint);
 // The path of the newest checkpoint in DIR that reads well, the ones passed over named by log_warning. *path is NULL
 // when there is none (also when DIR does not exist). Caller frees.
 Status checkpoint_newest(const char *dir, char **path);
+// The steps of the files in DIR by their names, newest first; none where there is no such folder. Caller frees *steps.
+Status checkpoint_steps(const char *dir, int64_t **steps, size_t *count);
+void checkpoint_path(char path[PATH_MAX], const char *dir, int64_t step);

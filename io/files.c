@@ -1,6 +1,7 @@
 // Files and folders: reading in full, and writing so that a crash leaves the old file or the new one.
 #include "io/files.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -104,6 +105,85 @@ Status file_write_durable(const char *path, const void *bytes, size_t size) {
         return status;
     }
     return file_publish(temporary, path);
+}
+
+Status file_copy(const char *from, const char *to, size_t limit) {
+    char *bytes = NULL;
+    size_t size = 0;
+    TRY(file_read(from, limit, &bytes, &size));
+    Status status = file_write_durable(to, bytes, size);
+    free(bytes);
+    return status;
+}
+
+// `path` without slashes at its end, as far as it fits.
+static Status clean_name(char out[PATH_MAX], const char *path) {
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') length--;
+    if (length == 0 || length >= PATH_MAX - 32) return error_set(STATUS_USAGE, "%s: not a usable folder name", path);
+    memcpy(out, path, length);
+    out[length] = '\0';
+    return STATUS_OK;
+}
+
+// The folder that `path`, a clean name, lies in.
+static void parent_of(char out[PATH_MAX], const char *path) {
+    snprintf(out, PATH_MAX, "%s", path);
+    char *slash = strrchr(out, '/');
+    if (slash == NULL)
+        strcpy(out, ".");
+    else
+        slash[slash == out ? 1 : 0] = '\0';
+}
+
+static Status check_vacant(const char *path) {
+    struct stat info;
+    if (lstat(path, &info) != 0) return STATUS_OK; // a link could not be replaced by a folder
+    if (!S_ISDIR(info.st_mode)) return error_set(STATUS_USAGE, "%s: is there and no folder; name another", path);
+    DIR *folder = opendir(path);
+    if (folder == NULL) return error_set(STATUS_FAILED, "%s: %s", path, strerror(errno));
+    int entries = 0;
+    while (readdir(folder) != NULL) entries++;
+    closedir(folder);
+    if (entries > 2) return error_set(STATUS_USAGE, "%s: is not empty; name a new folder, or remove it", path);
+    return STATUS_OK;
+}
+
+Status folder_begin(const char *path, char temporary[PATH_MAX]) {
+    char name[PATH_MAX], parent[PATH_MAX];
+    TRY(clean_name(name, path));
+    TRY(check_vacant(name));
+    parent_of(parent, name);
+    TRY(folder_make(parent));
+    const int length = snprintf(temporary, PATH_MAX, "%s.%ld.tmp", name, (long)getpid());
+    folder_discard(temporary); // of an earlier process of this number
+    if (length >= PATH_MAX || mkdir(temporary, 0777) != 0)
+        return error_set(STATUS_FAILED, "%s: cannot make the folder: %s", temporary, strerror(errno));
+    return STATUS_OK;
+}
+
+Status folder_publish(const char *temporary, const char *path) {
+    char name[PATH_MAX], parent[PATH_MAX];
+    Status status = clean_name(name, path);
+    if (status == STATUS_OK) status = sync_path(temporary);
+    if (status == STATUS_OK && rename(temporary, name) != 0)
+        status = error_set(STATUS_FAILED, "%s: cannot be renamed to %s: %s", temporary, name, strerror(errno));
+    if (status != STATUS_OK) {
+        folder_discard(temporary);
+        return status;
+    }
+    parent_of(parent, name);
+    return sync_path(parent);
+}
+
+void folder_discard(const char *path) {
+    DIR *folder = opendir(path);
+    if (folder == NULL) return;
+    for (struct dirent *entry; (entry = readdir(folder)) != NULL;)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            unlinkat(dirfd(folder), entry->d_name, 0);
+    closedir(folder);
+    rmdir(path);
 }
 
 // Whoever looks (run_locked) holds it for an instant.

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -196,5 +197,41 @@ Status model_config_read(ModelConfig *out, const char *model_dir) {
     TRY_GOTO(read_bool(&in, "attention_bias", &out->attention_bias), done);
 done:
     json_decref(root);
+    return status;
+}
+
+// Whether the object says so already; if not, it does afterwards.
+static bool set_dtype(json_t *root, const char *dtype) {
+    static const char *const keys[] = {"torch_dtype", "dtype"};
+    bool found = false, right = true;
+    for (int i = 0; i < 2; i++) {
+        const char *value = json_string_value(value_of(root, keys[i]));
+        if (value == NULL) continue;
+        found = true;
+        if (strcmp(value, dtype) == 0) continue;
+        json_object_set_new(root, keys[i], json_string(dtype));
+        right = false;
+    }
+    if (found) return right;
+    json_object_set_new(root, keys[0], json_string(dtype));
+    return false;
+}
+
+Status model_config_copy(const char *model_dir, const char *dtype, const char *to) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/config.json", model_dir);
+    json_t *root = NULL;
+    TRY(json_file_object(path, CONFIG_BYTES_MAX, &root));
+    if (set_dtype(root, dtype)) {
+        json_decref(root);
+        return file_copy(path, to, CONFIG_BYTES_MAX);
+    }
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+    json_decref(root);
+    if (text == NULL) return error_set(STATUS_FAILED, "%s: out of memory", to);
+    const size_t length = strlen(text);
+    text[length] = '\n'; // in the place of the end, which a file has without it
+    Status status = file_write_durable(to, text, length + 1);
+    free(text);
     return status;
 }

@@ -18,3 +18,6 @@ typedef struct ModelConfig {
 // scaling, mlp_bias, sizes out of range (each limited by a named constant) or that do not divide. Reads the
 // transformers 4 layout (rope_theta, rope_scaling) and the transformers 5 layout (rope_parameters).
 Status model_config_read(ModelConfig *out, const char *model_dir);
+// Copies config.json of `model_dir` to the file `to`, written durably: byte for byte where it says `dtype` ("bfloat16")
+// already, else with that as its dtype, under the key that it has (torch_dtype of transformers 4, dtype of 5).
+Status model_config_copy(const char *model_dir, const char *dtype, const char *to);

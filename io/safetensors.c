@@ -118,7 +118,7 @@ static Status read_entry(const Shard *shard, const char *name, const json_t *ent
     if (dtype == NULL || !json_is_array(shape) || json_array_size(offsets) != 2 || !json_is_integer(first) ||
         !json_is_integer(last))
         return error_set(STATUS_DATA, "%s: tensor %s needs dtype, shape and two data_offsets", shard->path, name);
-    *out = (Tensor){.name = name, .type = TENSOR_OTHER, .file = shard->path};
+    *out = (Tensor){.name = name, .type = TENSOR_OTHER, .file = shard->path, .dtype = dtype};
     uint64_t bytes = 0;
     for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++)
         if (strcmp(dtype, dtypes[i].name) == 0) {
@@ -349,6 +349,12 @@ Status tensor_files_get(const TensorFiles *files, const char *name, int dims, co
     return STATUS_OK;
 }
 
+void tensor_release(const Tensor *tensor) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)tensor->data / page * page;
+    // Of a mapped file this only forgets pages; those of neighbours come back as they were.
+    madvise((void *)first, (uintptr_t)tensor->data + tensor->bytes - first, MADV_DONTNEED);
+}
+
 uint64_t tensor_files_hash(const TensorFiles *files) {
     uint64_t hash = 0;
     for (int i = 0; i < files->count; i++) {
@@ -431,22 +437,78 @@ void tensor_to_bf16(const void *from, TensorType type, size_t count, uint16_t *t
     }
 }
 
+// IEEE 754 binary16. Below 2^-14 its steps are 2^-24, which is fp32's step from 0.5 on: the addition rounds.
+static uint16_t float_to_half(float value) {
+    uint32_t bits = float_to_bits(value), magnitude = bits & 0x7fffffffu, half;
+    if (magnitude > 0x7f800000u)
+        half = 0x7e00u; // NaN
+    else if (magnitude >= 0x477ff000u)
+        half = 0x7c00u; // 65520, half a step above the largest, and more
+    else if (magnitude >= 0x38800000u)
+        half = (magnitude + 0xfffu + (magnitude >> 13 & 1u) - ((127u - 15u) << 23)) >> 13; // to nearest, ties to even
+    else
+        half = float_to_bits(bits_to_float(magnitude) + 0.5f) - float_to_bits(0.5f);
+    return (uint16_t)(bits >> 16 & 0x8000u) | (uint16_t)half;
+}
+
+void tensor_from_f32(const float *from, size_t count, TensorType type, void *to) {
+    uint16_t *narrow = to;
+    if (type == TENSOR_F32)
+        memcpy(to, from, count * sizeof *from);
+    else if (type == TENSOR_BF16)
+        for (size_t i = 0; i < count; i++) narrow[i] = float_to_bf16(from[i]);
+    else
+        for (size_t i = 0; i < count; i++) narrow[i] = float_to_half(from[i]);
+}
+
+// --- writing --------------------------------------------------------------------------------------------------------
+
+static const char *dtype_of(const Tensor *tensor) {
+    static const char *const words[] = {[TENSOR_F32] = "F32", [TENSOR_F16] = "F16", [TENSOR_BF16] = "BF16"};
+    return tensor->dtype != NULL ? tensor->dtype : words[tensor->type];
+}
+
+static size_t element_bytes(const Tensor *tensor) {
+    const char *dtype = dtype_of(tensor);
+    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++)
+        if (strcmp(dtype, dtypes[i].name) == 0) return dtypes[i].bytes;
+    return 0;
+}
+
+static int64_t element_count(const Tensor *tensor) {
+    int64_t elements = 1;
+    for (int d = 0; d < tensor->dims; d++) elements *= tensor->shape[d];
+    return elements;
+}
+
+size_t tensor_bytes(const Tensor *tensor) {
+    return (size_t)element_count(tensor) * element_bytes(tensor);
+}
+
+// What goes into one file: tensors[order[0 .. count)].
+typedef struct Contents {
+    const Tensor *tensors;
+    const int *order;
+    int count;
+    TensorSource source;
+    void *context;
+} Contents;
+
 // The header's text, padded with spaces to a multiple of 8 as the reference writer does. Caller frees; NULL: no memory.
-static char *header_text(const Tensor *tensors, int count, size_t *length) {
+static char *header_text(const Contents *contents, size_t *length) {
     json_t *root = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
     int64_t end = 0;
     bool failed = root == NULL;
-    for (int i = 0; i < count && !failed; i++) {
-        int64_t elements = 1, begin = end;
+    for (int i = 0; i < contents->count && !failed; i++) {
+        const Tensor *tensor = &contents->tensors[contents->order[i]];
+        int64_t begin = end;
         json_t *shape = json_array();
-        for (int d = 0; d < tensors[i].dims; d++) {
-            elements *= tensors[i].shape[d];
-            failed = json_array_append_new(shape, json_integer(tensors[i].shape[d])) != 0 || failed;
-        }
-        end += elements * (int64_t)sizeof(float);
-        failed = json_object_set_new(root, tensors[i].name,
-                                     json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
-                                               (json_int_t)begin, (json_int_t)end)) != 0 ||
+        for (int d = 0; d < tensor->dims; d++)
+            failed = json_array_append_new(shape, json_integer(tensor->shape[d])) != 0 || failed;
+        end += (int64_t)tensor_bytes(tensor);
+        failed = json_object_set_new(root, tensor->name,
+                                     json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_of(tensor), "shape", shape,
+                                               "data_offsets", (json_int_t)begin, (json_int_t)end)) != 0 ||
                  failed;
     }
     char *text = failed ? NULL : json_dumps(root, JSON_COMPACT);
@@ -464,9 +526,28 @@ static char *header_text(const Tensor *tensors, int count, size_t *length) {
     return padded;
 }
 
-Status tensor_file_write(const char *path, const Tensor *tensors, int count) {
+static Status put(FILE *file, const char *path, const void *bytes, size_t size) {
+    if (fwrite(bytes, 1, size, file) == size) return STATUS_OK;
+    return error_set(STATUS_FAILED, "%s: cannot be written: %s", path, strerror(errno));
+}
+
+static Status put_all(FILE *file, const char *path, const Contents *contents, const char *header, size_t length) {
+    unsigned char prefix[8];
+    for (int i = 0; i < 8; i++) prefix[i] = (unsigned char)((uint64_t)length >> 8 * i);
+    TRY(put(file, path, prefix, sizeof prefix));
+    TRY(put(file, path, header, length));
+    for (int i = 0; i < contents->count; i++) {
+        const void *data = NULL;
+        TRY(contents->source(contents->context, contents->order[i], &data));
+        TRY(put(file, path, data, tensor_bytes(&contents->tensors[contents->order[i]])));
+    }
+    return STATUS_OK;
+}
+
+// Through a temporary name, fsync and rename.
+static Status write_file(const char *path, const Contents *contents) {
     size_t length = 0;
-    char *header = header_text(tensors, count, &length);
+    char *header = header_text(contents, &length);
     if (header == NULL) return error_set(STATUS_FAILED, "%s: out of memory while writing the header", path);
     char temporary[PATH_MAX];
     snprintf(temporary, sizeof temporary, "%s.%ld.tmp", path, (long)getpid());
@@ -475,20 +556,108 @@ Status tensor_file_write(const char *path, const Tensor *tensors, int count) {
         free(header);
         return error_set(STATUS_FAILED, "%s: cannot be written: %s", temporary, strerror(errno));
     }
-    unsigned char prefix[8];
-    for (int i = 0; i < 8; i++) prefix[i] = (unsigned char)((uint64_t)length >> 8 * i);
-    bool written = fwrite(prefix, 1, sizeof prefix, file) == sizeof prefix && fwrite(header, 1, length, file) == length;
-    for (int i = 0; i < count && written; i++) {
-        size_t elements = 1;
-        for (int d = 0; d < tensors[i].dims; d++) elements *= (size_t)tensors[i].shape[d];
-        written = fwrite(tensors[i].data, sizeof(float), elements, file) == elements;
-    }
-    written = fclose(file) == 0 && written;
+    Status status = put_all(file, temporary, contents, header, length);
+    if (fclose(file) != 0 && status == STATUS_OK)
+        status = error_set(STATUS_FAILED, "%s: cannot be written: %s", temporary, strerror(errno));
     free(header);
-    if (!written) {
-        Status status = error_set(STATUS_FAILED, "%s: cannot be written: %s", temporary, strerror(errno));
-        unlink(temporary);
-        return status;
+    if (status == STATUS_OK) return file_publish(temporary, path);
+    unlink(temporary);
+    return status;
+}
+
+static Status data_at_hand(void *context, int index, const void **data) {
+    *data = ((const Tensor *)context)[index].data;
+    return STATUS_OK;
+}
+
+Status tensor_file_write(const char *path, const Tensor *tensors, int count) {
+    int *order = NULL;
+    TRY(MEMORY_ALLOC(order, count, "tensor table"));
+    for (int i = 0; i < count; i++) order[i] = i;
+    const Contents contents = {tensors, order, count, data_at_hand, (void *)tensors};
+    Status status = write_file(path, &contents);
+    free(order);
+    return status;
+}
+
+static void shard_name(char name[64], int shard, int shards) {
+    if (shards == 1)
+        strcpy(name, "model.safetensors");
+    else
+        snprintf(name, 64, "model-%05d-of-%05d.safetensors", shard + 1, shards);
+}
+
+// first[shard .. shards] gets where each file begins in the list of tensors.
+static int cut_shards(const Tensor *tensors, int count, size_t shard_bytes, int *first) {
+    int shards = 0;
+    size_t used = 0;
+    for (int i = 0; i < count; i++) {
+        const size_t bytes = tensor_bytes(&tensors[i]);
+        if (i == 0 || (used > 0 && bytes > 0 && used + bytes > shard_bytes)) {
+            first[shards++] = i;
+            used = 0;
+        }
+        used += bytes;
     }
-    return file_publish(temporary, path);
+    if (shards == 0) first[shards++] = 0; // a file of nothing
+    first[shards] = count;
+    return shards;
+}
+
+// Widest first; otherwise as they stand.
+static void order_shard(const Tensor *tensors, int first, int end, int *order) {
+    int n = 0;
+    for (size_t width = 8; width > 0; width /= 2)
+        for (int i = first; i < end; i++)
+            if (element_bytes(&tensors[i]) == width) order[n++] = i;
+}
+
+static Status write_index(const char *dir, const Tensor *tensors, const int *first, int shards) {
+    json_int_t elements = 0, bytes = 0;
+    json_t *map = json_object();
+    bool failed = map == NULL;
+    for (int s = 0; s < shards; s++) {
+        char name[64];
+        shard_name(name, s, shards);
+        for (int i = first[s]; i < first[s + 1]; i++) {
+            elements += element_count(&tensors[i]);
+            bytes += (json_int_t)tensor_bytes(&tensors[i]);
+            failed = json_object_set_new(map, tensors[i].name, json_string(name)) != 0 || failed;
+        }
+    }
+    json_t *root = json_pack("{s:{s:I, s:I}, s:o}", "metadata", "total_parameters", elements, "total_size", bytes,
+                             "weight_map", map);
+    char *text = failed ? NULL : json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS);
+    json_decref(root);
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
+    if (text == NULL) return error_set(STATUS_FAILED, "%s: out of memory", path);
+    const size_t length = strlen(text);
+    text[length] = '\n'; // in the place of the end, which a file has without it
+    Status status = file_write_durable(path, text, length + 1);
+    free(text);
+    return status;
+}
+
+Status tensor_folder_write(const char *dir, const Tensor *tensors, int count, size_t shard_bytes, TensorSource source,
+                           void *context, int *files) {
+    int *first = NULL, *order = NULL;
+    Status status;
+    TRY_GOTO(MEMORY_ALLOC(first, count + 2, "shard table"), done);
+    TRY_GOTO(MEMORY_ALLOC(order, count, "tensor table"), done);
+    const int shards = cut_shards(tensors, count, shard_bytes, first);
+    for (int s = 0; s < shards; s++) {
+        char name[64], path[PATH_MAX];
+        shard_name(name, s, shards);
+        snprintf(path, sizeof path, "%s/%s", dir, name);
+        order_shard(tensors, first[s], first[s + 1], order);
+        const Contents contents = {tensors, order, first[s + 1] - first[s], source, context};
+        TRY_GOTO(write_file(path, &contents), done);
+    }
+    if (shards > 1) TRY_GOTO(write_index(dir, tensors, first, shards), done);
+    *files = shards;
+done:
+    free(first);
+    free(order);
+    return status;
 }

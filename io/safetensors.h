@@ -14,7 +14,8 @@ typedef struct Tensor {
     int64_t shape[TENSOR_DIMS_MAX];
     const void *data; // mapped read-only, for as long as the TensorFiles is open
     size_t bytes;
-    const char *file; // path of the file it is in, for messages
+    const char *file;  // path of the file it is in, for messages
+    const char *dtype; // the format's word of its type, "BF16"; NULL: that of `type`
 } Tensor;
 
 typedef struct TensorFiles TensorFiles;
@@ -27,6 +28,8 @@ int tensor_files_count(const TensorFiles *files);
 const Tensor *tensor_files_at(const TensorFiles *files, int index);
 // Requires a tensor of this shape and of float type. STATUS_DATA naming tensor, file, the shape found and wanted.
 Status tensor_files_get(const TensorFiles *files, const char *name, int dims, const int64_t *shape, const Tensor **out);
+// Lets go of the memory that a mapped tensor has come to take; it is read again where it is used again.
+void tensor_release(const Tensor *tensor);
 // Identity of the weights: headers, sizes, and 64 KiB samples of each tensor.
 uint64_t tensor_files_hash(const TensorFiles *files);
 
@@ -34,6 +37,21 @@ uint64_t tensor_files_hash(const TensorFiles *files);
 void tensor_to_f32(const void *from, TensorType type, size_t count, float *to);
 void tensor_to_bf16(const void *from, TensorType type, size_t count, uint16_t *to);
 
+// The other way, from fp32 (round to nearest even; what is too large becomes infinite).
+void tensor_from_f32(const float *from, size_t count, TensorType type, void *to);
+
 // Writes a file with these fp32 tensors (name, dims, shape, data used) through a temporary name, fsync and rename, with
 // metadata {"format": "pt"}. STATUS_FAILED naming the file.
 Status tensor_file_write(const char *path, const Tensor *tensors, int count);
+
+// Gives the bytes of tensor `index`, which stay until the next call.
+typedef Status (*TensorSource)(void *context, int index, const void **data);
+// Writes a model folder's weights one tensor at a time (name, dtype or type, dims and shape used): model.safetensors,
+// or, where they have more than shard_bytes, files of at most so many (or of one tensor) under the names that
+// transformers' save_pretrained gives them, and their index. Tensors stay in this order, but within a file those of
+// wider dtypes stand first, so that all are aligned. *files gets the number of files of weights. STATUS_FAILED naming
+// the file, or what `source` returns.
+Status tensor_folder_write(const char *dir, const Tensor *tensors, int count, size_t shard_bytes, TensorSource source,
+                           void *context, int *files);
+// Bytes of a tensor's data by its dtype or type, and shape.
+size_t tensor_bytes(const Tensor *tensor);

@@ -10,8 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const Command *const commands[] = {&command_train, &command_check, &command_reference, &command_sample,
-                                          &command_chat,  &command_serve, &command_log,       NULL};
+static const Command *const commands[] = {&command_train,  &command_check,  &command_reference,
+                                          &command_sample, &command_chat,   &command_serve,
+                                          &command_log,    &command_export, NULL};
 
 static void help(void) {
     printf("kto %s: KTO fine-tuning with LoRA, on one rank or many\n\n", KTO_VERSION);

@@ -402,31 +402,33 @@ static void name_tensor(AdapterTensor *tensor, int layer, int target, char matri
              config_target_names[target], matrix);
 }
 
-// The table that cuts the flat vectors: layer by layer, group by group; in a group first all A, one after the other as
-// the ops want them, then all B. `index[layer][target]` gets the row of the table of that module's A; B's is filled
-// too.
-static Status list_adapters(Model *model, int32_t (*a_index)[CONFIG_TARGETS_MAX],
-                            int32_t (*b_index)[CONFIG_TARGETS_MAX]) {
-    const ModelConfig *c = &model->config;
-    const int32_t r = model->options.lora_r;
-    TRY(MEMORY_ALLOC(model->tensors, 2 * CONFIG_TARGETS_MAX * c->layers, "adapter table"));
+// `index[layer][target]` gets the row of the table of that module's A; B's is filled too.
+static Status list_adapters(const ModelConfig *c, int32_t r, const bool *targets, AdapterTable *out,
+                            int32_t (*a_index)[CONFIG_TARGETS_MAX], int32_t (*b_index)[CONFIG_TARGETS_MAX]) {
+    *out = (AdapterTable){0};
+    TRY(MEMORY_ALLOC(out->tensors, 2 * CONFIG_TARGETS_MAX * c->layers, "adapter table"));
     for (int l = 0; l < c->layers; l++)
         for (int group = GROUP_QKV; group <= GROUP_DOWN; group++)
             for (int matrix = 0; matrix < 2; matrix++)
                 for (int i = 0; i < LORA_GROUP_MAX; i++) {
                     int target = group_targets[group][i];
-                    if (target < 0 || r == 0 || !model->options.lora_target[target]) continue;
-                    AdapterTensor *tensor = &model->tensors[model->tensor_count];
-                    int32_t out, in;
-                    linear_shape(c, target, &out, &in);
-                    (matrix == 0 ? a_index : b_index)[l][target] = model->tensor_count++;
+                    if (target < 0 || r == 0 || !targets[target]) continue;
+                    AdapterTensor *tensor = &out->tensors[out->tensor_count];
+                    int32_t rows, cols;
+                    linear_shape(c, target, &rows, &cols);
+                    if (a_index != NULL) (matrix == 0 ? a_index : b_index)[l][target] = out->tensor_count;
+                    out->tensor_count++;
                     name_tensor(tensor, l, target, matrix == 0 ? 'A' : 'B');
-                    tensor->offset = model->adapter_count;
-                    tensor->rows = matrix == 0 ? r : out;
-                    tensor->cols = matrix == 0 ? in : r;
-                    model->adapter_count += (int64_t)tensor->rows * tensor->cols;
+                    tensor->offset = out->count;
+                    tensor->rows = matrix == 0 ? r : rows;
+                    tensor->cols = matrix == 0 ? cols : r;
+                    out->count += (int64_t)tensor->rows * tensor->cols;
                 }
     return STATUS_OK;
+}
+
+Status model_adapter_table(const ModelConfig *config, int32_t r, const bool *targets, AdapterTable *out) {
+    return list_adapters(config, r, targets, out, NULL, NULL);
 }
 
 static Status make_adapters(Model *model) {
@@ -437,7 +439,11 @@ static Status make_adapters(Model *model) {
     const size_t t = dtype_size(options->device.dtype);
     int32_t(*index)[CONFIG_TARGETS_MAX] = NULL;
     TRY(memory_alloc((void **)&index, 2 * (size_t)c->layers, sizeof *index, "adapter table"));
-    Status status = list_adapters(model, index, index + c->layers);
+    AdapterTable table;
+    Status status = list_adapters(c, options->lora_r, options->lora_target, &table, index, index + c->layers);
+    model->tensors = table.tensors;
+    model->tensor_count = table.tensor_count;
+    model->adapter_count = table.count;
     const size_t bytes = (size_t)model->adapter_count * sizeof(float);
     float **vectors[] = {&model->adapter, &model->gradient, &model->adam_m, &model->adam_v};
     for (int i = 0; i < 4 && status == STATUS_OK; i++) {

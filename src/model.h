@@ -21,6 +21,16 @@ typedef struct ModelOptions {
     int32_t max_positions; // of the longest sequence that will come
 } ModelOptions;
 
+// The table that cuts the flat vectors: layer by layer, group by group; in a group first all A, one after the other as
+// the ops want them, then all B.
+typedef struct AdapterTable {
+    AdapterTensor *tensors; // [tensor_count]
+    int32_t tensor_count;
+    int64_t count; // elements of a vector
+} AdapterTable;
+// That of a model of this configuration; needs no open model. The caller frees out->tensors.
+Status model_adapter_table(const ModelConfig *config, int32_t r, const bool *targets, AdapterTable *out);
+
 // Device bytes by lifetime.
 typedef struct ModelMemory {
     size_t weights, adapters, activations, scratch;

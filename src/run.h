@@ -62,7 +62,7 @@ void run_describe(const Run *run);
 void run_describe_rows(const Run *run);
 
 extern const Command command_train, command_check, command_reference, command_sample, command_chat, command_serve,
-    command_log;
+    command_log, command_export;
 
 // Mean metrics over the evaluation rows, by the current adapters (TRL's way: loss over rows, others over batches).
 // STATUS_STOPPED, on all ranks alike, when the run was asked to stop in the middle of it.

@@ -156,10 +156,49 @@ static void folders(void **state) {
                         "empty: holds no config.json; model.path must be the folder of a Hugging Face model");
 }
 
+static char *text_of(const char *path) {
+    static char text[1024];
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    return text;
+}
+
+// A copy says the dtype that the weights have; nothing else of it changes.
+static void copies(void **state) {
+    (void)state;
+    static const struct {
+        const char *from, *dtype, *to;
+    } cases[] = {
+        {"{\"b\":1, \"dtype\" : \"bfloat16\",\"a\": 1e-05}", "bfloat16",
+         "{\"b\":1, \"dtype\" : \"bfloat16\",\"a\": 1e-05}"}, // byte for byte
+        {"{\"b\":1, \"torch_dtype\" : \"bfloat16\",\"a\": 0.02}", "float32",
+         "{\n  \"b\": 1,\n  \"torch_dtype\": \"float32\",\n  \"a\": 0.02\n}\n"},
+        {"{\"dtype\": \"float16\", \"x\": {\"y\": [1, null]}}", "bfloat16",
+         "{\n  \"dtype\": \"bfloat16\",\n  \"x\": {\n    \"y\": [\n      1,\n      null\n    ]\n  }\n}\n"},
+        {"{\"x\": true, \"dtype\": null}", "float16",
+         "{\n  \"x\": true,\n  \"dtype\": null,\n  \"torch_dtype\": \"float16\"\n}\n"},
+        {"{\"torch_dtype\": \"float32\", \"dtype\": \"bfloat16\"}", "float32",
+         "{\n  \"torch_dtype\": \"float32\",\n  \"dtype\": \"float32\"\n}\n"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        FILE *file = fopen("config.json", "w");
+        assert_non_null(file);
+        fputs(cases[i].from, file);
+        fclose(file);
+        error_clear();
+        assert_int_equal(model_config_copy(".", cases[i].dtype, "copy.json"), STATUS_OK);
+        assert_string_equal(text_of("copy.json"), cases[i].to);
+    }
+    assert_int_equal(model_config_copy("nowhere", "float32", "copy.json"), STATUS_DATA);
+    assert_string_equal(error_text(), "nowhere/config.json: No such file or directory");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults), cmocka_unit_test(transformers_4), cmocka_unit_test(transformers_5),
-        cmocka_unit_test(refusals), cmocka_unit_test(folders),
+        cmocka_unit_test(refusals), cmocka_unit_test(folders),        cmocka_unit_test(copies),
     };
     return cmocka_run_group_tests(tests, enter_folder, remove_temporary_folder);
 }

@@ -372,12 +372,220 @@ static void written_file(void **state) {
     assert_string_equal(error_text(), text);
 }
 
+// To binary16 by its definition: the nearest of the two neighbours, the even one of a tie.
+static void to_half(void **state) {
+    (void)state;
+    static uint16_t halves[65536];
+    static float wide[65536];
+    for (unsigned h = 0; h < 65536; h++) halves[h] = (uint16_t)h;
+    tensor_to_f32(halves, TENSOR_F16, 65536, wide);
+    for (unsigned h = 0; h < 65536; h++) {
+        uint16_t got;
+        tensor_from_f32(&wide[h], 1, TENSOR_F16, &got);
+        if (isnan(wide[h]))
+            assert_true((got & 0x7c00) == 0x7c00 && (got & 0x3ff) != 0 && got >> 15 == h >> 15);
+        else
+            assert_int_equal(got, h);
+    }
+    for (unsigned h = 0; h < 0x7bff; h++) { // positive and finite, and its upper neighbour
+        const float low = wide[h], high = wide[h + 1],
+                    middle = (float)(((double)low + high) / 2); // exact: one bit more
+        const float in[] = {nextafterf(middle, 0), middle, nextafterf(middle, INFINITY), -middle};
+        const unsigned even = h % 2 == 0 ? h : h + 1, want[] = {h, even, h + 1, even | 0x8000};
+        uint16_t got[4];
+        tensor_from_f32(in, 4, TENSOR_F16, got);
+        for (int i = 0; i < 4; i++) assert_int_equal(got[i], want[i]);
+    }
+    const float large[] = {65519.996f, 65520.0f, 1e30f, -1e30f, 1e-30f, -0x1p-25f};
+    const unsigned want[] = {0x7bff, 0x7c00, 0x7c00, 0xfc00, 0, 0x8000};
+    uint16_t got[6];
+    tensor_from_f32(large, 6, TENSOR_F16, got);
+    for (int i = 0; i < 6; i++) assert_int_equal(got[i], want[i]);
+    float copied[6];
+    tensor_from_f32(large, 6, TENSOR_F32, copied);
+    assert_memory_equal(copied, large, sizeof large);
+    uint16_t narrow[6], same[6];
+    tensor_from_f32(large, 6, TENSOR_BF16, narrow);
+    tensor_to_bf16(large, TENSOR_F32, 6, same);
+    assert_memory_equal(narrow, same, sizeof same);
+}
+
+// --- folders of weights ---------------------------------------------------------------------------------------------
+
+#define FOLDER_TENSORS 7
+static int folder_asked, folder_fails_at;
+
+// Byte `i` of tensor `index`.
+static unsigned char folder_byte(size_t i, int index) {
+    return (unsigned char)(i * 37 + (size_t)index * 101 + 11);
+}
+
+// Each tensor once, its bytes in a buffer that the next call overwrites.
+static Status folder_source(void *context, int index, const void **data) {
+    static unsigned char buffer[64];
+    if (folder_asked++ == folder_fails_at) return error_set(STATUS_DATA, "the source failed");
+    for (size_t i = 0; i < sizeof buffer; i++) buffer[i] = folder_byte(i, index);
+    *data = buffer;
+    assert_ptr_equal(context, &folder_asked);
+    return STATUS_OK;
+}
+
+static const Tensor folder_list[FOLDER_TENSORS] = {
+    {.name = "b", .type = TENSOR_BF16, .dims = 2, .shape = {3, 5}},                 // 30 bytes
+    {.name = "a", .type = TENSOR_F32, .dims = 1, .shape = {2}},                     // 8
+    {.name = "flag", .type = TENSOR_OTHER, .dtype = "U8", .dims = 1, .shape = {1}}, // 1
+    {.name = "ids", .type = TENSOR_OTHER, .dtype = "I64", .dims = 1, .shape = {2}}, // 16
+    {.name = "half", .type = TENSOR_F16, .dims = 1, .shape = {4}},                  // 8
+    {.name = "one", .type = TENSOR_F32, .dims = 0},                                 // 4
+    {.name = "none", .type = TENSOR_BF16, .dims = 2, .shape = {0, 4}},              // 0
+};
+
+static void check_folder(const char *dir) {
+    TensorFiles *files = opened(dir);
+    assert_int_equal(tensor_files_count(files), FOLDER_TENSORS);
+    for (int i = 0; i < FOLDER_TENSORS; i++) {
+        const Tensor *want = &folder_list[i], *found = NULL;
+        for (int j = 0; j < FOLDER_TENSORS; j++)
+            if (strcmp(tensor_files_at(files, j)->name, want->name) == 0) found = tensor_files_at(files, j);
+        assert_non_null(found);
+        assert_int_equal(found->type, want->type);
+        assert_int_equal(found->dims, want->dims);
+        assert_memory_equal(found->shape, want->shape, (size_t)want->dims * sizeof(int64_t));
+        if (want->dtype != NULL) assert_string_equal(found->dtype, want->dtype);
+        assert_int_equal(found->bytes, tensor_bytes(want));
+        for (size_t b = 0; b < found->bytes; b++)
+            assert_int_equal(((const unsigned char *)found->data)[b], folder_byte(b, i));
+        const size_t width = want->type == TENSOR_F32                                 ? 4
+                             : want->dtype != NULL && strcmp(want->dtype, "I64") == 0 ? 8
+                             : want->dtype != NULL                                    ? 1
+                                                                                      : 2;
+        assert_int_equal((uintptr_t)found->data % width, 0); // torch views it as it lies
+    }
+    tensor_files_close(files);
+}
+
+static int write_folder(const char *dir, size_t shard_bytes) {
+    int files = 0;
+    folder_asked = 0;
+    folder_fails_at = -1;
+    error_clear();
+    assert_int_equal(mkdir(dir, 0777), 0);
+    if (tensor_folder_write(dir, folder_list, FOLDER_TENSORS, shard_bytes, folder_source, &folder_asked, &files) !=
+        STATUS_OK)
+        fail_msg("%s", error_text());
+    assert_int_equal(folder_asked, FOLDER_TENSORS);
+    return files;
+}
+
+static char *text_of(const char *path) {
+    static char text[4096];
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    return text;
+}
+
+static void written_folder(void **state) {
+    (void)state;
+    assert_int_equal(write_folder("whole", 67), 1); // all of its bytes: one file, no index
+    assert_true(access("whole/model.safetensors", F_OK) == 0);
+    assert_true(access("whole/model.safetensors.index.json", F_OK) != 0);
+    check_folder("whole");
+
+    assert_int_equal(write_folder("halves", 38), 2); // b and a: 38 bytes; the rest: 29
+    assert_true(access("halves/model.safetensors", F_OK) != 0);
+    assert_string_equal(text_of("halves/model.safetensors.index.json"),
+                        "{\n"
+                        "  \"metadata\": {\n"
+                        "    \"total_parameters\": 25,\n"
+                        "    \"total_size\": 67\n"
+                        "  },\n"
+                        "  \"weight_map\": {\n"
+                        "    \"a\": \"model-00001-of-00002.safetensors\",\n"
+                        "    \"b\": \"model-00001-of-00002.safetensors\",\n"
+                        "    \"flag\": \"model-00002-of-00002.safetensors\",\n"
+                        "    \"half\": \"model-00002-of-00002.safetensors\",\n"
+                        "    \"ids\": \"model-00002-of-00002.safetensors\",\n"
+                        "    \"none\": \"model-00002-of-00002.safetensors\",\n"
+                        "    \"one\": \"model-00002-of-00002.safetensors\"\n"
+                        "  }\n"
+                        "}\n");
+    check_folder("halves");
+
+    assert_int_equal(write_folder("single", 1), 6); // one tensor a file, the empty one with the last
+    check_folder("single");
+}
+
+// Every size from one byte to more than all: only a file of a single tensor is larger.
+static void shard_sizes(void **state) {
+    (void)state;
+    for (size_t limit = 1; limit <= 70; limit++) {
+        char dir[32], path[96];
+        snprintf(dir, sizeof dir, "limit-%zu", limit);
+        const int files = write_folder(dir, limit);
+        check_folder(dir);
+        size_t total = 0;
+        for (int f = 0; f < files; f++) {
+            if (files == 1)
+                snprintf(path, sizeof path, "%s/model.safetensors", dir);
+            else
+                snprintf(path, sizeof path, "%s/model-%05d-of-%05d.safetensors", dir, f + 1, files);
+            TensorFiles *one = opened(path);
+            size_t bytes = 0;
+            for (int i = 0; i < tensor_files_count(one); i++) bytes += tensor_files_at(one, i)->bytes;
+            int filled = 0; // tensors that take room
+            for (int i = 0; i < tensor_files_count(one); i++) filled += tensor_files_at(one, i)->bytes > 0;
+            assert_true(bytes <= limit || filled == 1);
+            total += bytes;
+            tensor_files_close(one);
+        }
+        assert_int_equal(total, 67);
+        assert_true((files == 1) == (limit >= 67));
+    }
+}
+
+static void folder_failures(void **state) {
+    (void)state;
+    int files = 0;
+    assert_int_equal(mkdir("broken", 0777), 0);
+    folder_asked = 0;
+    folder_fails_at = 3;
+    error_clear();
+    assert_int_equal(
+        tensor_folder_write("broken", folder_list, FOLDER_TENSORS, 1000, folder_source, &folder_asked, &files),
+        STATUS_DATA);
+    assert_string_equal(error_text(), "the source failed");
+    assert_int_equal(rmdir("broken"), 0); // nothing was left in it
+    folder_asked = 0;
+    folder_fails_at = -1;
+    error_clear();
+    assert_int_equal(
+        tensor_folder_write("broken", folder_list, FOLDER_TENSORS, 1000, folder_source, &folder_asked, &files),
+        STATUS_FAILED);
+    char text[128];
+    snprintf(text, sizeof text, "broken/model.safetensors.%ld.tmp: cannot be written: No such file or directory",
+             (long)getpid());
+    assert_string_equal(error_text(), text);
+    error_clear();
+    assert_int_equal(mkdir("full", 0777), 0);
+    snprintf(text, sizeof text, "full/model.safetensors.%ld.tmp", (long)getpid());
+    assert_int_equal(symlink("/dev/full", text), 0);
+    assert_int_equal(
+        tensor_folder_write("full", folder_list, FOLDER_TENSORS, 1000, folder_source, &folder_asked, &files),
+        STATUS_FAILED);
+    assert_non_null(strstr(error_text(), "No space left on device"));
+    assert_int_equal(rmdir("full"), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(broken_files),  cmocka_unit_test(cut_and_changed_files),
         cmocka_unit_test(random_files),  cmocka_unit_test(get_checks),
         cmocka_unit_test(shards),        cmocka_unit_test(from_half),
         cmocka_unit_test(bf16_rounding), cmocka_unit_test(written_file),
+        cmocka_unit_test(to_half),       cmocka_unit_test(written_folder),
+        cmocka_unit_test(shard_sizes),   cmocka_unit_test(folder_failures),
     };
     return cmocka_run_group_tests(tests, enter_temporary_folder, remove_temporary_folder);
 }
