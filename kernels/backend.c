@@ -15,7 +15,8 @@ const Backend *backend_find(const char *name, const char **why) {
     void *backend;
     if (module_symbol("cuda", "backend_cuda", &backend) == STATUS_OK) return backend;
     snprintf(text, sizeof text,
-             "device.backend = \"cuda\": %.300s; build with the CUDA Toolkit (cmake -DKTO_CUDA=ON), or use \"cpu\"",
+             "device.backend = \"cuda\": %.300s; build with the CUDA Toolkit (cmake -DKTO_CUDA=ON), install the "
+             "package kto-cuda, or use \"cpu\"",
              error_text());
     error_clear();
     return NULL;
