@@ -17,8 +17,8 @@ static Status program_folder(char folder[PATH_MAX]) {
     return STATUS_OK;
 }
 
-static Status file_in(const char *folder, const char *below, const char *name, char path[PATH_MAX]) {
-    if (snprintf(path, PATH_MAX, "%s%s/kto_%s.so", folder, below, name) < PATH_MAX) return STATUS_OK;
+static Status file_in(const char *folder, const char *name, char path[PATH_MAX]) {
+    if (snprintf(path, PATH_MAX, "%s/kto_%s.so", folder, name) < PATH_MAX) return STATUS_OK;
     return error_set(STATUS_FAILED, "the path of module %s is too long: %.200s", name, folder);
 }
 
@@ -26,12 +26,15 @@ static Status file_in(const char *folder, const char *below, const char *name, c
 static Status module_path(const char *name, char path[PATH_MAX]) {
     char folder[PATH_MAX], installed[PATH_MAX];
     const char *given = getenv("KTO_MODULE_DIR");
-    if (given != NULL) return file_in(given, "", name, path);
+    if (given != NULL) return file_in(given, name, path);
     TRY(program_folder(folder));
-    TRY(file_in(folder, "", name, path));
+    TRY(file_in(folder, name, path));
     if (access(path, F_OK) == 0) return STATUS_OK;
-    TRY(file_in(folder, "/../lib/kto", name, installed));
-    if (access(installed, F_OK) == 0) memcpy(path, installed, sizeof installed);
+    char *last = strrchr(folder, '/'); // NULL: the program lies in the root
+    if (last != NULL) *last = '\0';
+    if (snprintf(installed, sizeof installed, "%s/lib/kto/kto_%s.so", folder, name) < PATH_MAX &&
+        access(installed, F_OK) == 0)
+        memcpy(path, installed, sizeof installed);
     return STATUS_OK;
 }
 
