@@ -10,10 +10,19 @@
 #include <stdio.h>
 #include <string.h>
 
+// clang-format off
 const Command *const commands[] = {
-    &command_train, &command_check,      &command_reference, &command_sample,
-    &command_help,  &command_completion, &command_man,       NULL,
+    &command_train,
+    &command_check,
+    &command_reference,
+    &command_sample,
+    &command_serve,
+    &command_help,
+    &command_completion,
+    &command_man,
+    NULL,
 };
+// clang-format on
 
 // Without MPI, in this process alone.
 static int end_alone(Status status) {

@@ -549,25 +549,32 @@ void run_describe(const Run *run) {
 
 // The final adapter of the run in `dir`, or its newest checkpoint.
 static Status load_tuned(Run *run, const char *dir, char *from) {
-    char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/adapter", dir);
-    if (file_exists(path)) {
-        strcpy(from, path);
-        return run_read_adapter(run, path);
-    }
-    snprintf(path, sizeof path, "%s/checkpoints", dir);
+    char adapter[PATH_MAX], checkpoints[PATH_MAX];
+    snprintf(adapter, sizeof adapter, "%s/adapter", dir);
+    snprintf(checkpoints, sizeof checkpoints, "%s/checkpoints", dir);
+    Model *model = &run->model;
+    const bool finished = file_exists(adapter);
     char *newest = NULL;
-    TRY(checkpoint_newest(path, &newest));
-    if (newest == NULL)
-        return error_set(STATUS_USAGE, "%s: no adapter and no checkpoint yet; train first, or sample with --base", dir);
-    snprintf(from, PATH_MAX, "%s", newest);
     Checkpoint checkpoint = {0};
-    Status status = checkpoint_read(newest, &checkpoint);
-    if (status == STATUS_OK &&
-        (checkpoint.count != run->model.adapter_count || checkpoint.model_hash != run->model.hash))
-        status = error_set(STATUS_DATA, "%s: is of another model or adapter than %s", newest, run->config.model.path);
-    if (status == STATUS_OK) status = model_set(&run->model, run->model.adapter, checkpoint.adapter);
-    if (status == STATUS_OK) status = model_adapter_changed(&run->model);
+    Status status = checkpoint_newest(checkpoints, &newest);
+    if (status == STATUS_OK && newest == NULL && !finished)
+        status =
+            error_set(STATUS_USAGE, "%s: no adapter and no checkpoint yet; train first, or sample with --base", dir);
+    if (status == STATUS_OK && newest != NULL) status = checkpoint_read(newest, &checkpoint);
+    // An adapter folder does not say of which weights it is; its run's checkpoint does.
+    if (status == STATUS_OK && newest != NULL && checkpoint.model_hash != model->hash)
+        status = error_set(
+            STATUS_DATA,
+            "%s: is of base weights with hash %016llx, but those of %s have %016llx; give model.path the "
+            "model that the run was trained on",
+            newest, (unsigned long long)checkpoint.model_hash, run->config.model.path, (unsigned long long)model->hash);
+    if (status == STATUS_OK && newest != NULL && checkpoint.count != model->adapter_count)
+        status = error_set(STATUS_DATA, "%s: has %lld adapter weights, but the run's configuration makes %lld", newest,
+                           (long long)checkpoint.count, (long long)model->adapter_count);
+    if (status == STATUS_OK) snprintf(from, PATH_MAX, "%s", finished ? adapter : newest);
+    if (status == STATUS_OK && finished) status = run_read_adapter(run, adapter);
+    if (status == STATUS_OK && !finished) status = model_set(model, model->adapter, checkpoint.adapter);
+    if (status == STATUS_OK && !finished) status = model_adapter_changed(model);
     checkpoint_free(&checkpoint);
     free(newest);
     return status;

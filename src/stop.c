@@ -20,6 +20,10 @@ void stop_install(void) {
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) sigaction(numbers[i], &action, NULL);
 }
 
+bool stop_requested(void) {
+    return requested != 0;
+}
+
 Status stop_agree(Comm *comm, unsigned mine, unsigned *all) {
     const double said = mine | (requested ? SAY_STOP : 0);
     double *heard = NULL;

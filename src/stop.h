@@ -6,6 +6,9 @@
 // Installs the handlers; before MPI starts, which keeps them. A second SIGINT ends the process at once.
 void stop_install(void);
 
+// Whether this process was asked; for commands of one process.
+bool stop_requested(void);
+
 #define BATCHES_PER_AGREEMENT 4 // evaluation and the reference notice a request after so many
 
 // What a rank has to say when the ranks meet.

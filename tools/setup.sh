@@ -8,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(build-essential cmake pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libconfig-dev libdnnl-dev
-    libsentencepiece-dev libjansson-dev libxxhash-dev libcmocka-dev
-    libboost-context-dev procps)
+    libsentencepiece-dev libjansson-dev libxxhash-dev libmicrohttpd-dev libcmocka-dev
+    libboost-context-dev procps curl)
 
 fail() {
     echo "setup: $*" >&2

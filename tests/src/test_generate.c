@@ -294,13 +294,100 @@ static void test_positions(void **state) {
     model_close(&roomy);
 }
 
+// Sequences with options of their own that come at any time, some of which are cancelled, in places and a cache too
+// small for all of them: each gets the answer that it gets alone.
+static void test_coming_and_going(void **state) {
+    (void)state;
+    enum { SEQUENCES = 5, LONG_PROMPT = 200, N = 60 };
+    Model model;
+    fixture_open(&model, cases[0].folder, cases[0].adapter, &(FixtureOptions){0});
+    const int32_t vocab = model.config.vocab;
+    static int32_t tokens[N][LONG_PROMPT];
+    static struct {
+        GeneratePrompt prompt;
+        GenerateOptions options;
+        GenerateAnswer want, got;
+        int32_t cancel_at; // tokens; -1: never
+        bool ended;
+        GenerateEnd end;
+    } asked[N];
+    Rng rng = rng_make(33, 0, 0);
+    for (int32_t i = 0; i < N; i++) {
+        // Three headers of different lengths, up to three pages.
+        const int32_t header = (int32_t)rng_below(&rng, 3), length = 1 + (int32_t)rng_below(&rng, LONG_PROMPT);
+        for (int32_t t = 0; t < length; t++)
+            tokens[i][t] = t < 70 * header ? 3 + (t + header) % 50 : 3 + (int32_t)rng_below(&rng, (uint32_t)vocab - 3);
+        asked[i].prompt = (GeneratePrompt){tokens[i], length, 50 + (uint32_t)i};
+        asked[i].options = (GenerateOptions){.adapters = rng_below(&rng, 2),
+                                             .greedy = rng_below(&rng, 4) == 0,
+                                             .temperature = 0.5 + rng_uniform(&rng),
+                                             .top_p = rng_below(&rng, 2) ? 1 : 0.9,
+                                             .top_k = rng_below(&rng, 2) ? 0 : 50,
+                                             .max_tokens = 1 + (int32_t)rng_below(&rng, 80),
+                                             .seed = rng_below(&rng, 9),
+                                             .eos = 2};
+        CHECK(generate(&model, &asked[i].prompt, 1, &asked[i].options, &asked[i].want));
+        asked[i].got.tokens = ops_host(sizeof(int32_t) * 80);
+        asked[i].cancel_at = rng_below(&rng, 4) == 0 ? (int32_t)rng_below(&rng, 12) : -1;
+    }
+    Generator *generator = NULL;
+    const GeneratorSize size = {.sequences = SEQUENCES, .cache_tokens = 12 * 64, .prefill_tokens = 40};
+    CHECK(generator_open(&generator, &model, &size));
+    GenerateEvent events[SEQUENCES];
+    int32_t next = 0, refused = 0, count;
+    while (next < N || generator_active(generator) > 0) {
+        if (next < N && rng_below(&rng, 3) > 0) {
+            bool taken;
+            CHECK(generator_add(generator, &asked[next].prompt, &asked[next].options, &asked[next], &taken));
+            refused += !taken;
+            if (taken && asked[next].cancel_at == 0) {
+                generator_cancel(generator, &asked[next]);
+                asked[next].ended = true;
+            }
+            next += taken;
+        }
+        CHECK(generator_step(generator, events, &count));
+        assert_in_range(count, 0, SEQUENCES);
+        for (int32_t e = 0; e < count; e++) {
+            const ptrdiff_t i = ((char *)events[e].owner - (char *)asked) / (ptrdiff_t)sizeof *asked;
+            assert_false(asked[i].ended);
+            if (events[e].token >= 0) asked[i].got.tokens[asked[i].got.length++] = events[e].token;
+            asked[i].end = events[e].end;
+            asked[i].ended = events[e].end != GENERATE_GOES_ON;
+            if (!asked[i].ended && asked[i].got.length == asked[i].cancel_at) {
+                generator_cancel(generator, &asked[i]);
+                asked[i].ended = true;
+            }
+        }
+    }
+    assert_true(refused > 5);
+    for (int32_t i = 0; i < N; i++) {
+        assert_true(asked[i].ended);
+        if (asked[i].cancel_at >= 0 && asked[i].cancel_at < asked[i].want.length)
+            asked[i].want.length = asked[i].cancel_at;
+        else
+            assert_int_equal(asked[i].end,
+                             asked[i].got.length < asked[i].options.max_tokens ? GENERATE_EOS : GENERATE_LENGTH);
+        expect_same_answer("coming and going", i, &asked[i].got, &asked[i].want);
+        free(asked[i].got.tokens);
+        free(asked[i].want.tokens);
+    }
+    bool taken;
+    const GeneratePrompt large = {tokens[0], LONG_PROMPT, 0};
+    GenerateOptions options = asked[0].options;
+    options.max_tokens = 13 * 64;
+    assert_int_equal(generator_add(generator, &large, &options, &model, &taken), STATUS_USAGE);
+    assert_non_null(strstr(error_text(), "cache of 768 tokens"));
+    error_clear();
+    generator_close(generator);
+    model_close(&model);
+}
+
 int main(int argc, char **argv) {
     fixture_main(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy),
-        cmocka_unit_test(test_company),
-        cmocka_unit_test(test_frequencies),
-        cmocka_unit_test(test_positions),
+        cmocka_unit_test(test_greedy),    cmocka_unit_test(test_company),          cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_positions), cmocka_unit_test(test_coming_and_going),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_close(&comm);

@@ -1,0 +1,137 @@
+// Pages of the key/value cache: sharing, room, and what is forgotten first; then many random sequences against a plain
+// account of who has what.
+#include "src/kv_cache.h"
+#include "src/base/rng.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { LONG = 6 * KV_PAGE };
+
+static void fill(int32_t *tokens, int32_t from, int32_t value) {
+    for (int32_t i = from; i < LONG; i++) tokens[i] = value;
+}
+
+// As the caller does when a prompt has been computed.
+static void write_pages(KvCache *cache, const int32_t *page, int32_t known) {
+    for (int32_t i = 0; i < kv_cache_pages(known); i++)
+        cache->page[page[i]].rows = known - i * KV_PAGE < KV_PAGE ? known - i * KV_PAGE : KV_PAGE;
+}
+
+static void shares(void **state) {
+    (void)state;
+    KvCache cache;
+    assert_int_equal(kv_cache_open(&cache, 10), STATUS_OK);
+    int32_t a[LONG], b[LONG], pages_a[6], pages_b[6], pages_c[6], shared;
+    fill(a, 0, 1);
+    memcpy(b, a, sizeof a);
+    fill(b, 2 * KV_PAGE + 5, 2); // alike for two pages and a bit
+    assert_true(kv_cache_take(&cache, a, 3 * KV_PAGE, 4 * KV_PAGE, 0, pages_a, &shared));
+    assert_int_equal(shared, 0);
+    assert_true(kv_cache_take(&cache, b, 3 * KV_PAGE, 3 * KV_PAGE, 0, pages_b, &shared));
+    assert_int_equal(shared, 2 * KV_PAGE); // though they are not written yet
+    assert_int_equal(pages_b[0], pages_a[0]);
+    assert_int_equal(pages_b[1], pages_a[1]);
+    assert_int_not_equal(pages_b[2], pages_a[2]);
+    assert_true(kv_cache_take(&cache, a, 3 * KV_PAGE - 1, 3 * KV_PAGE, 1, pages_c, &shared));
+    assert_int_equal(shared, 0); // another variant
+    assert_int_equal(cache.unused, 2);
+    assert_false(kv_cache_take(&cache, b + 1, 0, 3 * KV_PAGE, 0, (int32_t[6]){0}, &shared)); // no room
+    write_pages(&cache, pages_a, 3 * KV_PAGE);
+    write_pages(&cache, pages_b, 3 * KV_PAGE);
+    write_pages(&cache, pages_c, KV_PAGE); // cut short
+    kv_cache_release(&cache, pages_a, 4);
+    kv_cache_release(&cache, pages_b, 3);
+    kv_cache_release(&cache, pages_c, 3);
+    assert_int_equal(cache.unused, 10);
+    // Written pages are found again when nobody has them, unwritten ones are not.
+    assert_true(kv_cache_take(&cache, b, 3 * KV_PAGE + 7, 4 * KV_PAGE, 0, pages_b, &shared));
+    assert_int_equal(shared, 3 * KV_PAGE);
+    assert_true(kv_cache_take(&cache, a, 3 * KV_PAGE, 3 * KV_PAGE, 1, pages_c, &shared));
+    assert_int_equal(shared, KV_PAGE);
+    kv_cache_release(&cache, pages_c, 3);
+    // What takes all that is left takes empty pages first and the first pages of prompts last.
+    int32_t other[LONG];
+    fill(other, 0, 9);
+    assert_true(kv_cache_take(&cache, other, 0, 5 * KV_PAGE, 0, pages_a, &shared));
+    assert_int_equal(cache.unused, 1);
+    kv_cache_release(&cache, pages_a, 5);
+    kv_cache_release(&cache, pages_b, 4);
+    assert_true(kv_cache_take(&cache, b, 3 * KV_PAGE, 3 * KV_PAGE, 0, pages_b, &shared));
+    assert_int_equal(shared, 3 * KV_PAGE);
+    kv_cache_release(&cache, pages_b, 3);
+    kv_cache_close(&cache);
+}
+
+// Sequences of few kinds of tokens come and go. Every page in use has as many users as sequences have it, no sequence
+// has the page of another unless both have the same tokens up to its end, and room is refused only where there is none.
+static void many(void **state) {
+    (void)state;
+    enum { PAGES = 24, SEQUENCES = 12, ROUNDS = 20000 };
+    static struct {
+        bool used;
+        int32_t tokens[LONG], known, total, page[6];
+        uint64_t variant;
+    } all[SEQUENCES];
+    static int32_t shared_pages, refused;
+    KvCache cache;
+    assert_int_equal(kv_cache_open(&cache, PAGES), STATUS_OK);
+    Rng rng = rng_make(5, 0, 0);
+    for (int round = 0; round < ROUNDS; round++) {
+        const uint32_t i = rng_below(&rng, SEQUENCES);
+        if (all[i].used) {
+            write_pages(&cache, all[i].page, all[i].known);
+            kv_cache_release(&cache, all[i].page, kv_cache_pages(all[i].total));
+            all[i].used = false;
+        } else {
+            int32_t shared = 0;
+            for (int32_t p = 0; p < 6; p++) {
+                const int32_t value = (int32_t)rng_below(&rng, p == 0 ? 2 : 3);
+                for (int32_t t = 0; t < KV_PAGE; t++) all[i].tokens[p * KV_PAGE + t] = value;
+            }
+            all[i].total = 1 + (int32_t)rng_below(&rng, LONG);
+            all[i].known = (int32_t)rng_below(&rng, (uint32_t)all[i].total + 1);
+            all[i].variant = rng_below(&rng, 2);
+            all[i].used =
+                kv_cache_take(&cache, all[i].tokens, all[i].known, all[i].total, all[i].variant, all[i].page, &shared);
+            if (all[i].used) {
+                assert_true(shared % KV_PAGE == 0 && shared <= all[i].known);
+                shared_pages += shared / KV_PAGE;
+                write_pages(&cache, all[i].page, all[i].known);
+            } else {
+                refused++;
+                assert_true(cache.unused < kv_cache_pages(all[i].total));
+            }
+        }
+        int32_t users[PAGES] = {0}, unused = 0;
+        for (int s = 0; s < SEQUENCES; s++)
+            for (int32_t p = 0; all[s].used && p < kv_cache_pages(all[s].total); p++) users[all[s].page[p]]++;
+        for (int32_t p = 0; p < PAGES; p++) {
+            assert_int_equal(cache.page[p].users, users[p]);
+            unused += users[p] == 0;
+        }
+        assert_int_equal(cache.unused, unused);
+        if (!all[i].used) continue;
+        for (int s = 0; s < SEQUENCES; s++)
+            for (int32_t p = 0; s != (int)i && all[s].used && p < kv_cache_pages(all[s].total); p++)
+                for (int32_t q = 0; q < kv_cache_pages(all[i].total); q++) {
+                    if (all[s].page[p] != all[i].page[q]) continue;
+                    const size_t bytes = sizeof(int32_t) * (size_t)(p + 1) * KV_PAGE;
+                    assert_int_equal(p, q);
+                    assert_int_equal(all[s].variant, all[i].variant);
+                    assert_memory_equal(all[s].tokens, all[i].tokens, bytes);
+                    assert_true((p + 1) * KV_PAGE <= all[s].known && (p + 1) * KV_PAGE <= all[i].known);
+                }
+    }
+    assert_true(shared_pages > ROUNDS / 20 && refused > ROUNDS / 100);
+    kv_cache_close(&cache);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(shares), cmocka_unit_test(many)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
