@@ -5,6 +5,7 @@
 #include "io/config.h"
 #include "io/files.h"
 #include "src/base/text.h"
+#include "src/base/wrap.h"
 
 #include <ctype.h>
 #include <errno.h>

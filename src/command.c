@@ -2,6 +2,7 @@
 #include "src/command.h"
 
 #include "src/base/text.h"
+#include "src/base/wrap.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -2,7 +2,6 @@
 #include "src/help.h"
 
 #include "io/config.h"
-#include "src/base/text.h"
 #include "src/version.h"
 
 #include <string.h>

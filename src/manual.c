@@ -2,7 +2,7 @@
 #include "src/help.h"
 
 #include "io/config.h"
-#include "src/base/text.h"
+#include "src/base/wrap.h"
 #include "src/version.h"
 
 #include <errno.h>
