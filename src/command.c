@@ -210,7 +210,7 @@ static void print_blocks(const char *text, FILE *to) {
         if (block.verbatim)
             fprintf(to, "%.*s\n", block.length, block.start);
         else
-            text_wrap(to, block.start, block.length, 0, 0, HELP_WIDTH);
+            text_wrap(to, block.start, block.length, 0, 0, text_columns());
     }
 }
 
@@ -218,7 +218,7 @@ static void print_blocks(const char *text, FILE *to) {
 static void print_row(const char *left, int column, const char *right, FILE *to) {
     fprintf(to, "  %-*s", column - 2, left);
     if ((int)strlen(left) > column - 4) fprintf(to, "\n%*s", column, "");
-    text_wrap(to, right, -1, column, column, HELP_WIDTH);
+    text_wrap(to, right, -1, column, column, text_columns());
 }
 
 static void print_flag(const Flag *flag, int column, FILE *to) {
@@ -241,7 +241,7 @@ void command_print(const Command *command, FILE *to) {
     fprintf(to, "%s\n\n", flags ? " [OPTION ...]" : "");
     char summary[512];
     text_sentence(command->summary, summary, sizeof summary);
-    text_wrap(to, summary, -1, 0, 0, HELP_WIDTH);
+    text_wrap(to, summary, -1, 0, 0, text_columns());
     if (command->text != NULL) {
         fputc('\n', to);
         print_blocks(command->text, to);
@@ -249,8 +249,10 @@ void command_print(const Command *command, FILE *to) {
     if (flags) fprintf(to, "\nOptions:\n");
     for (const Flag *flag = command->flags; flag != NULL && flag->name != NULL; flag++) print_flag(flag, column, to);
     if (command->takes_keys)
-        fprintf(to, "\nWords key=value replace keys of CONFIG, as in train.learning_rate=1e-4. They are listed by\n"
-                    "kto help keys.\n");
+        print_blocks(
+            "\n\nWords key=value replace keys of CONFIG, as in train.learning_rate=1e-4; \"kto help keys\" lists "
+            "them.",
+            to);
     fprintf(to, "\nExamples:\n");
     print_lines(command->examples, to);
 }

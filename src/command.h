@@ -51,8 +51,6 @@ Status command_parse(const Command *command, int *argc, char **argv, void *optio
 // The one that argv's first word or two words name; *words gets how many.
 Status command_find(const Command *const *commands, int argc, char **argv, const Command **out, int *words);
 
-#define HELP_WIDTH 90 // columns
-
 void command_print(const Command *command, FILE *to); // usage, flags, examples
 // Names and summaries; `family`: of "family word" alone, NULL: of all. False: there is none.
 bool command_print_names(const Command *const *commands, const char *family, FILE *to);

@@ -2,6 +2,7 @@
 #include "src/help.h"
 
 #include "io/config.h"
+#include "src/base/wrap.h"
 #include "src/version.h"
 
 #include <string.h>
@@ -42,9 +43,9 @@ static void list_groups(char *out, size_t size) {
 static Status print_keys(const char *group) {
     char groups[256];
     if (group == NULL)
-        printf("Keys of a configuration, in a file as  group: { key = value; };  on the command line as\n"
-               "group.key=value.\n\n");
-    if (config_help(stdout, group, HELP_WIDTH)) return STATUS_OK;
+        printf(
+            "Keys of a configuration. In a file:  group: { key = value; };  on the command line:  group.key=value\n\n");
+    if (config_help(stdout, group, text_columns())) return STATUS_OK;
     list_groups(groups, sizeof groups);
     return error_set(STATUS_USAGE, "no key has the group \"%s\"; there are %s", group, groups);
 }

@@ -3,6 +3,8 @@
 
 #include <ctype.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 bool text_block(const char **rest, TextBlock *out) {
     const char *at = *rest;
@@ -18,6 +20,13 @@ bool text_block(const char **rest, TextBlock *out) {
     out->length = (int)(at - out->start);
     *rest = at + (*at == '\n');
     return out->length > 0;
+}
+
+int text_columns(void) {
+    enum { LEAST = 60, MOST = 100 };
+    struct winsize size;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0 || size.ws_col > MOST) return MOST;
+    return size.ws_col < LEAST ? LEAST : size.ws_col;
 }
 
 // Columns of UTF-8 text: bytes that begin a character.

@@ -16,6 +16,9 @@ typedef struct TextBlock {
 // Takes the next block off *rest; false: there is none.
 bool text_block(const char **rest, TextBlock *out);
 
+// Columns to write to standard output: those of its terminal, from 60 to 100; 100 where it is none.
+int text_columns(void);
+
 // Writes `length` bytes of `text` (-1: up to its end) in lines of at most `width` columns, broken at spaces and at line
 // ends; longer words stay whole. The first line goes on at column `column`, the others begin with `indent` spaces. A
 // line end follows.
