@@ -5,6 +5,7 @@
 #include "io/config.h"
 #include "io/files.h"
 #include "src/base/text.h"
+#include "src/base/wrap.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -794,13 +795,76 @@ bool config_same_run(const Config *saved, const Config *now, char key[64], char 
     return true;
 }
 
-void config_help(FILE *to) {
-    for (int i = 0; i < OPTION_COUNT; i++) {
-        char wanted[128], range[96];
-        expected(&OPTIONS[i], wanted, sizeof wanted);
-        range_text(&OPTIONS[i], range, sizeof range);
-        const char *preset = OPTIONS[i].preset;
-        fprintf(to, "  %-24s %s; %s%s%s%s%s\n", OPTIONS[i].key, OPTIONS[i].help, wanted, range[0] == '\0' ? "" : ", ",
-                range, preset[0] == '\0' ? "" : "; default ", preset);
+// The default as a file has it.
+static void preset_text(const Option *option, char *out, size_t size) {
+    out[0] = '\0';
+    if (option->preset[0] == '\0') return;
+    if (option->type == WORD || option->type == ENUM) {
+        snprintf(out, size, "\"%s\"", option->preset);
+    } else if (option->type == TARGETS) {
+        size_t used = (size_t)snprintf(out, size, "[");
+        for (const char *name = option->preset; *name != '\0' && used < size;) {
+            const int length = (int)strcspn(name, ",");
+            used +=
+                (size_t)snprintf(out + used, size - used, "\"%.*s\"%s", length, name, name[length] == ',' ? ", " : "]");
+            name += length + (name[length] == ',');
+        }
+    } else {
+        snprintf(out, size, "%s", option->preset);
     }
+}
+
+static void list_words(const Option *option, ConfigKey *key) {
+    static const char *const truths[] = {"true", "false", NULL}, *const automatic[] = {"auto", NULL};
+    const char *const *words = option->type == WORD || option->type == ENUM ? option->words
+                               : option->type == BOOL                       ? truths
+                               : option->type == FLOAT_OR_AUTO              ? automatic
+                               : option->type == TARGETS                    ? config_target_names
+                                                                            : NULL;
+    const int most = option->type == TARGETS ? CONFIG_TARGETS_MAX : (int)(sizeof option->words / sizeof *words);
+    int count = 0;
+    for (; words != NULL && count < most && words[count] != NULL; count++) key->words[count] = words[count];
+    if (option->type == TARGETS) key->words[count] = "all-linear";
+}
+
+bool config_key(int index, ConfigKey *out) {
+    if (index < 0 || index >= OPTION_COUNT) return false;
+    const Option *option = &OPTIONS[index];
+    *out = (ConfigKey){.name = option->key,
+                       .group = (int)strcspn(option->key, "."),
+                       .help = option->help,
+                       .needed = option->range == NEEDED,
+                       .path = option->type == STRING, // every free string is a path
+                       .list = option->type == TARGETS,
+                       .alters = option->alters};
+    expected(option, out->takes, sizeof out->takes);
+    if (option->range != NEEDED) range_text(option, out->range, sizeof out->range);
+    if (out->path) snprintf(out->takes, sizeof out->takes, "a path");
+    preset_text(option, out->preset, sizeof out->preset);
+    list_words(option, out);
+    return true;
+}
+
+bool config_help(FILE *to, const char *group, int width) {
+    enum { INDENT = 27 };
+    ConfigKey key;
+    const char *last = NULL;
+    for (int i = 0; config_key(i, &key); i++) {
+        if (group != NULL && (strncmp(group, key.name, (size_t)key.group) != 0 || group[key.group] != '\0')) continue;
+        if (last == NULL || strncmp(last, key.name, (size_t)key.group + 1) != 0)
+            fprintf(to, "%s%.*s\n", last == NULL ? "" : "\n", key.group, key.name);
+        last = key.name;
+        fprintf(to, "  %-*s", INDENT - 2, key.name);
+        if ((int)strlen(key.name) > INDENT - 3) fprintf(to, "\n%*s", INDENT, "");
+        text_wrap(to, key.help, -1, INDENT, INDENT, width);
+        char facts[512];
+        snprintf(facts, sizeof facts, "(%s%s%s%s%s)", key.takes, key.range[0] == '\0' ? "" : ", ", key.range,
+                 key.needed              ? "; must be given"
+                 : key.preset[0] == '\0' ? ""
+                                         : "; default ",
+                 key.preset);
+        fprintf(to, "%*s", INDENT, "");
+        text_wrap(to, facts, -1, INDENT, INDENT, width);
+    }
+    return last != NULL;
 }

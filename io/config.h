@@ -81,5 +81,24 @@ char *config_text(const Config *config);
 // time limits), output_dir, reference_cache, and max_steps and num_train_epochs under a constant schedule.
 bool config_same_run(const Config *saved, const Config *now, char key[64], char a[256], char b[256]);
 
-// The option table as help text: name, type, default, range, one line each.
-void config_help(FILE *to);
+// One row of the option table, for help, manual and completion.
+typedef struct ConfigKey {
+    const char *name; // "train.learning_rate"
+    int group;        // bytes of the name before the dot
+    char takes[128];  // "a number", "\"kto\" or \"dpo\"", ...
+    char range[96];   // "> 0"; "": any
+    char preset[128]; // the default as a file has it, "[\"q_proj\", \"v_proj\"]"; "": none
+    const char *help; // one line
+    bool needed;      // has no default
+    bool path;        // of a file or folder
+    bool list;        // of the words below, separated by commas on the command line
+    bool alters;      // another value gives another result: a run is not resumed across a change
+    const char *words[CONFIG_TARGETS_MAX + 2]; // the words that the value may be; NULL ends them
+} ConfigKey;
+
+// Row `index` of the table, which is sorted by groups; false: it has no such row.
+bool config_key(int index, ConfigKey *out);
+
+// The option table as help text by groups: name, help, type, range, default; lines of at most `width` columns.
+// `group`: this one alone; NULL: all. False: there is no such group.
+bool config_help(FILE *to, const char *group, int width);

@@ -14,9 +14,10 @@ const Backend *backend_find(const char *name, const char **why) {
     }
     void *backend;
     if (module_symbol("cuda", "backend_cuda", &backend) == STATUS_OK) return backend;
-    snprintf(text, sizeof text,
-             "device.backend = \"cuda\": %.300s; build with the CUDA Toolkit (cmake -DKTO_CUDA=ON), or use \"cpu\"",
-             error_text());
+    const char *advice = module_exists("cuda")
+                             ? "install what it needs of CUDA and the driver"
+                             : "build with the CUDA Toolkit (cmake -DKTO_CUDA=ON) or install the package kto-cuda";
+    snprintf(text, sizeof text, "device.backend = \"cuda\": %.300s; %s, or use \"cpu\"", error_text(), advice);
     error_clear();
     return NULL;
 }

@@ -250,8 +250,10 @@ const Command command_check = {
     .operands_min = 1,
     .operands_max = -1,
     .takes_keys = true,
-    .summary = "read configuration, rows and the model's header, and say what training would do",
-    .text = "Rows, cuts, label balance, tokens that sharing saves, memory and cost. Trains nothing.",
+    .summary = "say what training would do, and train nothing",
+    .text =
+        "Reads configuration, rows and the model's header, and prints rows, cuts, label balance, tokens that sharing\n"
+        "saves, memory and cost.",
     .examples = "kto check run.cfg\n"
                 "kto check run.cfg --device l4 train.global_batch_size=64",
     .flags = check_flags,
@@ -265,7 +267,7 @@ const Command command_reference = {
     .operands_max = -1,
     .takes_keys = true,
     .stops_on_request = true,
-    .summary = "compute the reference log-probs ahead of training",
+    .summary = "compute the reference log-probabilities ahead of training",
     .text = "Fills the cache that training reads (data.reference_cache). Stopped or killed, it goes on where it was.",
     .examples = "mpirun -n 2 kto reference run.cfg",
     .run = run_reference,

@@ -2,6 +2,7 @@
 #include "src/command.h"
 
 #include "src/base/text.h"
+#include "src/base/wrap.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -176,38 +177,95 @@ Status command_find(const Command *const *commands, int argc, char **argv, const
     return error_set(STATUS_USAGE, "unknown command \"%s\"; there are %s", argv[0], names);
 }
 
+// --- names ----------------------------------------------------------------------------------------------------------
+
+bool command_new_word(const Command *const *commands, int index, int *length) {
+    const char *name = commands[index]->name;
+    *length = (int)strcspn(name, " ");
+    for (int i = 0; i < index; i++)
+        if (strncmp(commands[i]->name, name, (size_t)*length) == 0 && strchr(" ", commands[i]->name[*length]) != NULL)
+            return false;
+    return true;
+}
+
+const char *command_second_word(const Command *command, const char *word, int length) {
+    const bool follows = strncmp(command->name, word, (size_t)length) == 0 && command->name[length] == ' ';
+    return follows ? command->name + length + 1 : NULL;
+}
+
 // --- help -----------------------------------------------------------------------------------------------------------
 
-static void print_lines(const char *text, const char *indent, FILE *to) {
+static void print_lines(const char *text, FILE *to) {
     while (*text != '\0') {
         const size_t length = strcspn(text, "\n");
-        fprintf(to, "%s%.*s\n", length == 0 ? "" : indent, (int)length, text);
+        fprintf(to, "%s%.*s\n", length == 0 ? "" : "  ", (int)length, text);
         text += length + (text[length] == '\n');
     }
 }
 
-void command_help(const Command *command, FILE *to) {
-    const bool flags = command->flags != NULL;
-    fprintf(to, "kto %s %s%s\n\n", command->name, command->operands, flags ? " [OPTION ...]" : "");
-    print_lines(command->summary, "", to);
-    if (command->text != NULL) {
-        fputc('\n', to);
-        print_lines(command->text, "", to);
+static void print_blocks(const char *text, FILE *to) {
+    TextBlock block;
+    for (const char *rest = text; text_block(&rest, &block);) {
+        if (block.gap) fputc('\n', to);
+        if (block.verbatim)
+            fprintf(to, "%.*s\n", block.length, block.start);
+        else
+            text_wrap(to, block.start, block.length, 0, 0, text_columns());
     }
-    if (flags) fprintf(to, "\nOptions:\n");
-    for (const Flag *flag = command->flags; flag != NULL && flag->name != NULL; flag++) {
-        char left[64];
-        snprintf(left, sizeof left, "%s%s%s", flag->name, flag->value == NULL ? "" : " ",
-                 flag->value == NULL ? "" : flag->value);
-        fprintf(to, "  %-24s %s%s\n", left, flag->help, flag->required ? " (needed)" : "");
-    }
-    if (command->takes_keys)
-        fprintf(to, "\nkey=value words replace keys of CONFIG, e.g. train.learning_rate=1e-4; kto help keys lists "
-                    "them.\n");
-    fprintf(to, "\nExamples:\n");
-    print_lines(command->examples, "  ", to);
 }
 
-void command_help_all(const Command *const *commands, FILE *to) {
-    for (int i = 0; commands[i] != NULL; i++) fprintf(to, "  %-18s %s\n", commands[i]->name, commands[i]->summary);
+// "  LEFT    right", the right side in lines of its own column.
+static void print_row(const char *left, int column, const char *right, FILE *to) {
+    fprintf(to, "  %-*s", column - 2, left);
+    if ((int)strlen(left) > column - 4) fprintf(to, "\n%*s", column, "");
+    text_wrap(to, right, -1, column, column, text_columns());
+}
+
+static void print_flag(const Flag *flag, int column, FILE *to) {
+    char left[64], right[1024];
+    snprintf(left, sizeof left, "%s%s%s", flag->name, flag->value == NULL ? "" : " ",
+             flag->value == NULL ? "" : flag->value);
+    snprintf(right, sizeof right, "%s%s", flag->help, flag->required ? " (must be given)" : "");
+    print_row(left, column, right, to);
+}
+
+void command_print(const Command *command, FILE *to) {
+    const bool flags = command->flags != NULL;
+    int column = 16;
+    fprintf(to, "Usage: kto %s%s%s", command->name, command->operands[0] == '\0' ? "" : " ", command->operands);
+    for (const Flag *flag = command->flags; flag != NULL && flag->name != NULL; flag++) {
+        const int wide = (int)strlen(flag->name) + (flag->value == NULL ? 0 : 1 + (int)strlen(flag->value)) + 4;
+        if (wide > column && wide <= 28) column = wide;
+        if (flag->required) fprintf(to, " %s %s", flag->name, flag->value);
+    }
+    fprintf(to, "%s\n\n", flags ? " [OPTION ...]" : "");
+    char summary[512];
+    text_sentence(command->summary, summary, sizeof summary);
+    text_wrap(to, summary, -1, 0, 0, text_columns());
+    if (command->text != NULL) {
+        fputc('\n', to);
+        print_blocks(command->text, to);
+    }
+    if (flags) fprintf(to, "\nOptions:\n");
+    for (const Flag *flag = command->flags; flag != NULL && flag->name != NULL; flag++) print_flag(flag, column, to);
+    if (command->takes_keys)
+        print_blocks(
+            "\n\nWords key=value replace keys of CONFIG, as in train.learning_rate=1e-4; \"kto help keys\" lists "
+            "them.",
+            to);
+    fprintf(to, "\nExamples:\n");
+    print_lines(command->examples, to);
+}
+
+bool command_print_names(const Command *const *commands, const char *family, FILE *to) {
+    const int length = family == NULL ? 0 : (int)strlen(family);
+    int column = 0, count = 0;
+    for (int i = 0; commands[i] != NULL; i++)
+        if ((int)strlen(commands[i]->name) + 4 > column) column = (int)strlen(commands[i]->name) + 4;
+    for (int i = 0; commands[i] != NULL; i++) {
+        if (family != NULL && command_second_word(commands[i], family, length) == NULL) continue;
+        print_row(commands[i]->name, column, commands[i]->summary, to);
+        count++;
+    }
+    return count > 0;
 }

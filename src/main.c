@@ -1,7 +1,7 @@
 // The program: which command, one error message, one exit code on every rank.
 #include "comm/comm.h"
-#include "io/config.h"
 #include "src/base/log.h"
+#include "src/help.h"
 #include "src/run.h"
 #include "src/stop.h"
 #include "src/version.h"
@@ -10,34 +10,22 @@
 #include <stdio.h>
 #include <string.h>
 
-static const Command *const commands[] = {&command_train,  &command_check,  &command_reference,
-                                          &command_sample, &command_chat,   &command_serve,
-                                          &command_log,    &command_export, NULL};
-
-static void help(void) {
-    printf("kto %s: KTO fine-tuning with LoRA, on one rank or many\n\n", KTO_VERSION);
-    command_help_all(commands, stdout);
-    printf("\n  kto help COMMAND   what a command takes, with examples\n"
-           "  kto help keys      the keys of a configuration\n"
-           "  kto --version\n"
-           "\nExit codes: 0 done, 1 failed while running, 2 bad usage or configuration, 3 bad rows or model files,\n"
-           "75 stopped on request after a checkpoint.\n");
-}
-
-// kto help [COMMAND | keys]
-static Status command_line_help(int argc, char **argv) {
-    const Command *command = NULL;
-    int words;
-    if (argc == 0) {
-        help();
-    } else if (strcmp(argv[0], "keys") == 0) {
-        config_help(stdout);
-    } else {
-        TRY(command_find(commands, argc, argv, &command, &words));
-        command_help(command, stdout);
-    }
-    return STATUS_OK;
-}
+// clang-format off
+const Command *const commands[] = {
+    &command_train,
+    &command_check,
+    &command_reference,
+    &command_sample,
+    &command_chat,
+    &command_serve,
+    &command_log,
+    &command_export,
+    &command_help,
+    &command_completion,
+    &command_man,
+    NULL,
+};
+// clang-format on
 
 // Without MPI, in this process alone.
 static int end_alone(Status status) {
@@ -66,6 +54,12 @@ static Status run_ranks(const Command *command, Status found, int words, int arg
     return status;
 }
 
+static bool asks_for_help(int argc, char **argv) {
+    for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--help") == 0) return true;
+    return false;
+}
+
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN); // a closed pipe is a failed write, with a message
     signal(SIGXFSZ, SIG_IGN); // so is one beyond the limit on a file's size
@@ -74,15 +68,11 @@ int main(int argc, char **argv) {
         printf("kto %s (%s)\n", KTO_VERSION, KTO_GIT_COMMIT);
         return 0;
     }
-    if (strcmp(first, "--help") == 0 || strcmp(first, "help") == 0)
-        return end_alone(command_line_help(argc - 2, argv + 2));
+    if (strcmp(first, "--help") == 0) return end_alone(help_print(0, NULL));
     const Command *command = NULL;
     int words = 0;
     const Status found = command_find(commands, argc - 1, argv + 1, &command, &words);
-    if (command != NULL && argc > 1 + words && strcmp(argv[1 + words], "--help") == 0) {
-        command_help(command, stdout);
-        return 0;
-    }
+    if (asks_for_help(argc, argv)) return end_alone(help_print(command == NULL ? 1 : words, argv + 1));
     if (command == NULL || !command->alone) return run_ranks(command, found, words, argc, argv);
     return end_alone(command->run(NULL, argc - 1 - words, argv + 1 + words));
 }

@@ -210,7 +210,7 @@ const Command command_sample = {
     .operands = "CONFIG|RUN_DIR",
     .operands_min = 1,
     .operands_max = 1,
-    .summary = "answer the prompts of a file, one JSON line each on standard output",
+    .summary = "answer the prompts of a file, a JSON object a line on standard output",
     .text = "RUN_DIR takes the final adapter, or the newest checkpoint of a run that still goes on. The same seed "
             "gives the\n"
             "same answers on any number of ranks.",

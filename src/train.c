@@ -548,7 +548,7 @@ const Command command_train = {
     .operands_max = -1,
     .takes_keys = true,
     .stops_on_request = true,
-    .summary = "train; goes on by itself when train.output_dir holds this run's checkpoint",
+    .summary = "train a model, or go on from the newest checkpoint",
     .text =
         "Alone, or as several ranks under mpirun or srun. SIGUSR1 to mpirun, srun or any rank writes a checkpoint and\n"
         "ends the job with exit code 75; the same command goes on from there.",

@@ -17,12 +17,24 @@ static Status program_folder(char folder[PATH_MAX]) {
     return STATUS_OK;
 }
 
+static Status file_in(const char *folder, const char *name, char path[PATH_MAX]) {
+    if (snprintf(path, PATH_MAX, "%s/kto_%s.so", folder, name) < PATH_MAX) return STATUS_OK;
+    return error_set(STATUS_FAILED, "the path of module %s is too long: %.200s", name, folder);
+}
+
+// Where the module is, or the first place where it should be.
 static Status module_path(const char *name, char path[PATH_MAX]) {
-    char folder[PATH_MAX];
+    char folder[PATH_MAX], installed[PATH_MAX];
     const char *given = getenv("KTO_MODULE_DIR");
-    if (given == NULL) TRY(program_folder(folder));
-    if (snprintf(path, PATH_MAX, "%s/kto_%s.so", given != NULL ? given : folder, name) >= PATH_MAX)
-        return error_set(STATUS_FAILED, "KTO_MODULE_DIR: the path is too long");
+    if (given != NULL) return file_in(given, name, path);
+    TRY(program_folder(folder));
+    TRY(file_in(folder, name, path));
+    if (access(path, F_OK) == 0) return STATUS_OK;
+    char *last = strrchr(folder, '/'); // NULL: the program lies in the root
+    if (last != NULL) *last = '\0';
+    if (snprintf(installed, sizeof installed, "%s/lib/kto/kto_%s.so", folder, name) < PATH_MAX &&
+        access(installed, F_OK) == 0)
+        memcpy(path, installed, sizeof installed);
     return STATUS_OK;
 }
 

@@ -1,6 +1,6 @@
 // Parts of the program that are loaded when first asked for, because what they link to is not on every machine: the
-// CUDA device and NCCL. A module is the shared library kto_NAME.so beside the program, or in the folder named by the
-// environment variable KTO_MODULE_DIR.
+// CUDA device and NCCL. A module is the shared library kto_NAME.so beside the program, as built, or in ../lib/kto from
+// there, as installed; or in the folder named by the environment variable KTO_MODULE_DIR, and nowhere else.
 #pragma once
 #include "src/base/status.h"
 #include <stdbool.h>

@@ -302,12 +302,49 @@ static void help_names_every_key(void **state) {
     char *text = NULL;
     size_t size = 0;
     FILE *to = open_memstream(&text, &size);
-    config_help(to);
+    assert_true(config_help(to, NULL, 200));
     fclose(to);
     assert_non_null(strstr(text, "train.learning_rate"));
     assert_non_null(strstr(text, "> 0; default 5e-4"));
-    assert_non_null(strstr(text, "\"kto\" or \"apo_zero_unpaired\"; default kto"));
+    assert_non_null(strstr(text, "\"kto\" or \"apo_zero_unpaired\"; default \"kto\")"));
     free(text);
+}
+
+static void keys_one_by_one(void **state) {
+    (void)state;
+    ConfigKey key;
+    int count = 0, found = 0;
+    for (; config_key(count, &key); count++) {
+        assert_int_equal(key.name[key.group], '.');
+        if (strcmp(key.name, "model.path") == 0) {
+            found++;
+            assert_true(key.needed && key.path && key.alters);
+            assert_string_equal(key.preset, "");
+            assert_null(key.words[0]);
+        } else if (strcmp(key.name, "lora.target_modules") == 0) {
+            found++;
+            assert_true(key.list && !key.needed && !key.path);
+            assert_string_equal(key.preset, "[\"q_proj\", \"v_proj\"]");
+            assert_string_equal(key.words[0], "q_proj");
+            assert_string_equal(key.words[CONFIG_TARGETS_MAX], "all-linear");
+            assert_null(key.words[CONFIG_TARGETS_MAX + 1]);
+        } else if (strcmp(key.name, "log.swmr") == 0) {
+            found++;
+            assert_false(key.alters);
+            assert_string_equal(key.words[0], "true");
+            assert_string_equal(key.words[1], "false");
+            assert_null(key.words[2]);
+        } else if (strcmp(key.name, "data.order") == 0) {
+            found++;
+            assert_string_equal(key.preset, "\"shuffle\"");
+            assert_string_equal(key.takes, "\"shuffle\" or \"sequential\"");
+            assert_string_equal(key.words[1], "sequential");
+            assert_null(key.words[2]);
+        }
+    }
+    assert_int_equal(found, 4);
+    assert_false(config_key(-1, &key));
+    assert_false(config_help(stderr, "no such group", 80));
 }
 
 int main(void) {
@@ -317,6 +354,7 @@ int main(void) {
         cmocka_unit_test(refused_words),   cmocka_unit_test(prompt_as_long_as_all),
         cmocka_unit_test(text_reads_back), cmocka_unit_test(same_run),
         cmocka_unit_test(files),           cmocka_unit_test(help_names_every_key),
+        cmocka_unit_test(keys_one_by_one),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
 }

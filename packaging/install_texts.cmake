@@ -1,0 +1,17 @@
+# Installs the text files `texts` of the folder `from`, configurations and batch scripts, to share/kto. What they name by
+# its place in the repository they name by its place below the prefix then.
+get_filename_component(prefix "${CMAKE_INSTALL_PREFIX}" ABSOLUTE)
+foreach(path IN LISTS texts)
+  file(READ "${from}/${path}" text)
+  string(REPLACE "build/kto" "kto" text "${text}")
+  string(REPLACE "configs/" "${prefix}/share/kto/configs/" text "${text}")
+  string(REPLACE "slurm/" "${prefix}/share/kto/slurm/" text "${text}")
+  string(REPLACE "docs/" "${prefix}/share/doc/kto/docs/" text "${text}")
+  file(WRITE "${scratch}/${path}" "${text}")
+  get_filename_component(folder "${path}" DIRECTORY)
+  set(permissions OWNER_READ OWNER_WRITE GROUP_READ WORLD_READ)
+  if(text MATCHES "^#!")
+    list(APPEND permissions OWNER_EXECUTE GROUP_EXECUTE WORLD_EXECUTE)
+  endif()
+  file(INSTALL "${scratch}/${path}" DESTINATION "${CMAKE_INSTALL_PREFIX}/share/kto/${folder}" PERMISSIONS ${permissions})
+endforeach()
