@@ -2,6 +2,7 @@
 #include "comm/comm.h"
 #include "io/config.h"
 #include "src/base/log.h"
+#include "src/data.h"
 #include "src/run.h"
 #include "src/stop.h"
 #include "src/version.h"
@@ -10,8 +11,18 @@
 #include <stdio.h>
 #include <string.h>
 
-static const Command *const commands[] = {&command_train, &command_check, &command_reference, &command_sample,
-                                          &command_chat,  &command_serve, &command_log,       NULL};
+static const Command *const commands[] = {&command_train,
+                                          &command_check,
+                                          &command_reference,
+                                          &command_sample,
+                                          &command_chat,
+                                          &command_serve,
+                                          &command_log,
+                                          &command_data_unpair,
+                                          &command_data_split,
+                                          &command_data_stats,
+                                          &command_data_review_pairs,
+                                          NULL};
 
 static void help(void) {
     printf("kto %s: KTO fine-tuning with LoRA, on one rank or many\n\n", KTO_VERSION);
