@@ -1,6 +1,7 @@
 // `kto data review-pairs`: asks a model for a scathing and a kind review of each title and keeps the pairs that are
 // well-formed. The ranks answer together and all know all answers; rank 0 alone has the files. Rows are appended in the
-// order of the titles, so that what is in the files says where to go on.
+// order of the titles, so that what is in the files says where to go on. Titles are asked about group by group, and a
+// run that goes on begins with a whole group: an answer's last bits may depend on what is computed beside it.
 #include "src/data.h"
 
 #include "io/files.h"
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 #define QUESTIONS_PER_RANK  64 // of a round, answered together
+#define TITLES_PER_RANK     64 // of a group, which ends before another begins
 #define TRIES_MAX           100
 #define TITLES_BYTES_MAX    ((size_t)1 << 30)
 #define TEMPLATE_BYTES_MAX  ((size_t)1 << 20)
@@ -64,7 +66,7 @@ typedef struct Work {
     ReviewTemplate templates[TEMPLATES];
     Title *titles;       // [count]
     int64_t count, head; // titles before head are in the files, or gave no pair
-    int64_t first;       // head at the start
+    int64_t written;     // titles before it had their chance in an earlier start
     int64_t pairs;       // of this start
     int64_t faults[REVIEW_FAULTS];
     int64_t too_long; // titles whose prompt leaves the model no room
@@ -277,8 +279,8 @@ static Status open_files(Work *work) {
         if (status == STATUS_OK) status = complete_unpaired(files, expected, expected_bytes, text[1], bytes[1]);
     }
     if (status == STATUS_OK && number > 0)
-        log_info("%-8s %s holds %lld pairs; going on behind the title of the last", "resumed", files->paired_path,
-                 (long long)number);
+        log_info("%-8s %s holds %lld pairs; going on behind title %lld of %lld", "resumed", files->paired_path,
+                 (long long)number, (long long)work->head, (long long)work->count);
     free(text[0]);
     free(text[1]);
     free(expected);
@@ -322,10 +324,16 @@ static Status add_questions(const Work *work, int64_t index, Question *questions
     return STATUS_OK;
 }
 
-// The next questions: of the first titles that are not done.
+static int64_t group_size(const Work *work) {
+    return (int64_t)TITLES_PER_RANK * work->run.comm->size;
+}
+
+// The next questions: of the first titles in head's group that are not done.
 static Status choose_questions(Work *work, Question *questions, int32_t capacity, int32_t *count) {
+    int64_t end = (work->head / group_size(work) + 1) * group_size(work);
+    if (end > work->count) end = work->count;
     *count = 0;
-    for (int64_t i = work->head; i < work->count && *count + KINDS <= capacity; i++) {
+    for (int64_t i = work->head; i < end && *count + KINDS <= capacity; i++) {
         bool fits;
         const int32_t before = *count;
         if (work->titles[i].done) continue;
@@ -470,20 +478,18 @@ static void settle_titles(Work *work, const Question *questions, int32_t count) 
 }
 
 static Status print_pair(const Work *work, const Title *title, FILE *paired, FILE *unpaired) {
-    ReviewPrompt plain;
-    char *line = NULL;
-    Status status = review_prompt(&work->templates[PLAIN], title->text, &plain);
-    if (status == STATUS_OK) {
-        line = review_pair_line(plain.text, work->templates[PLAIN].gap, title->review[SCATHING], title->review[KIND],
-                                title->text);
-        if (line == NULL) status = error_set(STATUS_FAILED, "out of memory for a row");
-    }
-    if (status == STATUS_OK) {
-        fprintf(paired, "%s\n", line);
-        status = print_unpaired(unpaired, line, strlen(line));
-    }
+    const ReviewTemplate *plain = &work->templates[PLAIN];
+    ReviewPrompt prompt;
+    Status status = review_prompt(plain, title->text, &prompt);
+    char *line = status == STATUS_OK ? review_pair_line(prompt.text, plain->gap, title->review[SCATHING],
+                                                        title->review[KIND], title->text)
+                                     : NULL;
+    review_prompt_free(&prompt);
+    TRY(status);
+    if (line == NULL) return error_set(STATUS_FAILED, "out of memory for a row");
+    fprintf(paired, "%s\n", line);
+    status = print_unpaired(unpaired, line, strlen(line));
     free(line);
-    review_prompt_free(&plain);
     return status;
 }
 
@@ -495,7 +501,7 @@ static Status write_pairs(Work *work) {
     Status status = paired == NULL || unpaired == NULL ? error_set(STATUS_FAILED, "out of memory for rows") : STATUS_OK;
     for (; status == STATUS_OK && work->head < work->count && work->titles[work->head].done; work->head++) {
         Title *title = &work->titles[work->head];
-        if (title->review[SCATHING] != NULL && title->review[KIND] != NULL) {
+        if (work->head >= work->written && title->review[SCATHING] != NULL && title->review[KIND] != NULL) {
             status = print_pair(work, title, paired, unpaired);
             work->pairs++;
         }
@@ -518,8 +524,8 @@ static Status write_pairs(Work *work) {
     return status;
 }
 
-// One batch of questions on every rank, and what comes of them. *asked: 0 when no question was left.
-static Status ask_round(Work *work, int32_t *asked) {
+// One batch of questions on every rank, and what comes of them.
+static Status ask_round(Work *work) {
     const int32_t capacity = QUESTIONS_PER_RANK * work->run.comm->size;
     const size_t width = (size_t)work->arguments.sampling.max_tokens;
     Question *questions = NULL;
@@ -537,7 +543,6 @@ static Status ask_round(Work *work, int32_t *asked) {
     free_questions(questions, questions == NULL ? 0 : capacity);
     free(lengths);
     free(tokens);
-    *asked = count;
     return comm_agree(work->run.comm, status);
 }
 
@@ -563,8 +568,8 @@ static void say_figures(const Work *work) {
             used += (size_t)snprintf(faults + used, sizeof faults - used, "%s%lld %s", used == 0 ? "" : ", ",
                                      (long long)work->faults[i], review_fault_names[i]);
     }
-    log_info("%-8s %lld, of which %lld gave a pair", "titles", (long long)(work->head - work->first),
-             (long long)work->pairs);
+    const int64_t titles = work->head > work->written ? work->head - work->written : 0;
+    log_info("%-8s %lld, of which %lld gave a pair", "titles", (long long)titles, (long long)work->pairs);
     if (answers > 0) log_info("%-8s %lld: %s", "answers", (long long)answers, faults);
     if (work->too_long > 0)
         log_warning("%lld titles were not asked about: with the templates they fill the model's %d positions",
@@ -604,13 +609,14 @@ static Status start(Work *work, const char *titles) {
     if (status == STATUS_OK && comm->rank == 0) status = open_files(work);
     TRY(comm_agree(comm, status));
     TRY(comm_broadcast(comm, &work->head, sizeof work->head, 0));
-    work->first = work->head;
+    work->written = work->head;
+    if (work->head < work->count) work->head -= work->head % group_size(work);
     return STATUS_OK;
 }
 
 static Status run_rounds(Work *work) {
     double last = clock_seconds();
-    for (int32_t asked = 1; asked > 0;) {
+    while (work->head < work->count) {
         unsigned said;
         TRY(stop_agree(work->run.comm, 0, &said));
         if (said & SAY_STOP) {
@@ -619,7 +625,7 @@ static Status run_rounds(Work *work) {
                      (long long)work->head, (long long)work->count);
             return STATUS_STOPPED;
         }
-        TRY(ask_round(work, &asked));
+        TRY(ask_round(work));
         say_progress(work, &last);
     }
     say_figures(work);
@@ -711,7 +717,7 @@ const Command command_data_review_pairs = {
     .summary = "ask a model for scathing and kind reviews of titles, and make rows of them",
     .text = "TITLES has a title a line, plain or {\"title\"}. Of the answers, single well-formed sentences are kept\n"
             "(docs/data.md has the rules). Stopped or killed, the same command goes on where it was. The same seed\n"
-            "gives the same rows on any number of ranks.",
+            "gives the same rows on the same number of ranks.",
     .examples = "kto data review-pairs titles.txt --model models/TinyLlama-1.1B-Chat-v1.0 --paired pairs.jsonl "
                 "--unpaired rows.jsonl\n"
                 "mpirun -n 2 kto data review-pairs titles.jsonl --model run.cfg --base --paired pairs.jsonl --tries 8",
