@@ -146,7 +146,7 @@ static Status open_file(const char *path, int *fd, char **text, size_t *bytes) {
     *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_APPEND, 0666);
     if (*fd < 0 || fstat(*fd, &info) != 0) return refuse_file(path, "opened");
     if (!S_ISREG(info.st_mode)) return error_set(STATUS_USAGE, "%s: is not a file; name another", path);
-    if (flock(*fd, LOCK_EX | LOCK_NB) != 0)
+    if (flock(*fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) // some file systems have no locks
         return error_set(STATUS_USAGE, "%s: another process writes to it; wait for it or name another file", path);
     *bytes = (size_t)info.st_size;
     *text = malloc(*bytes + 1);
@@ -638,6 +638,10 @@ static Status run_command(Comm *comm, int argc, char **argv) {
                  .files = {.paired = -1, .unpaired = -1}};
     Arguments *arguments = &work.arguments;
     TRY(comm_agree(comm, command_parse(&command_data_review_pairs, &argc, argv, arguments)));
+    if (arguments->limits.min_words > arguments->limits.max_words)
+        return comm_agree(comm,
+                          error_set(STATUS_USAGE, "--min-words %lld is above --max-words %lld: no review fits",
+                                    (long long)arguments->limits.min_words, (long long)arguments->limits.max_words));
     work.files.paired_path = arguments->paired;
     work.files.unpaired_path = arguments->unpaired;
     if (arguments->unpaired != NULL && strcmp(arguments->paired, arguments->unpaired) == 0)

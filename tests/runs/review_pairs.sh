@@ -118,6 +118,13 @@ done
 echo "cut off $cuts times"
 (start "$ranks" cut) && same_files cut || fail 'a run that was finished does not stay as it is'
 
+# --- titles that the model has no room for are left out
+{ sed -n 1p "$WORK/titles.txt"; printf 'long %.0s' {1..3000}; echo; sed -n '1p;3p' "$WORK/titles.txt"; } >"$WORK/some.txt"
+(words[2]=$WORK/some.txt && start "$ranks" some --temperature 1 --seed 9007199254740992) || fail 'a long title ends the run'
+sed 's/.*"title": "\(.*\)"}/\1/' "$WORK/some-pairs" | cmp - <(sed -n '1p;3p' "$WORK/titles.txt") || fail 'not the pairs of the other titles'
+grep -q '^kto: warning: 1 titles were not asked about' "$WORK/log" || fail 'it does not say that a title was left out'
+grep -q ': 1 titles that repeat another are left out$' "$WORK/log" || fail 'it does not say that a title came twice'
+
 # --- refused, and left alone
 sum() { cat "$WORK"/cut-* | cksum; }
 refuses() { # NAME EXIT_CODE MESSAGE WORDS...: beside the words of all
@@ -138,6 +145,10 @@ refuses 'a template that is none' 3 "$WORK/plain/plain.txt:1: unknown placeholde
 rm "$WORK/plain/plain.txt"
 refuses 'a template that is not there' 3 "$WORK/plain/plain.txt: No such file or directory" --templates "$WORK/plain"
 refuses 'one file' 2 "$pair: is both --paired and --unpaired; name two files" --unpaired "$pair"
+refuses 'no words' 2 '--min-words 9 is above --max-words 8: no review fits' --min-words 9 --max-words 8
+exec 9<"$pair" && flock 9
+refuses 'a file in use' 2 "$pair: another process writes to it; wait for it or name another file"
+exec 9<&-
 refuses 'no model' 2 "$WORK/none: No such file or directory" --model "$WORK/none"
 echo 'not a row' >"$WORK/cut-text"
 refuses 'another file' 3 "$WORK/cut-text:1: is no row of kto data review-pairs; name another file by --paired" --paired "$WORK/cut-text"
