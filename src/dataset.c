@@ -71,6 +71,23 @@ static Status encode_pair(const Tokenizer *tokenizer, ChatTemplate chat, const T
     return status;
 }
 
+Status dataset_lengths(const TextOrMessages *prompt, const TextOrMessages *completion, const Tokenizer *tokenizer,
+                       ChatTemplate chat, int32_t *prompt_length, int32_t *completion_length) {
+    Ids start = {0}, both = {0};
+    Status status = encode_pair(tokenizer, chat, prompt, completion, &start, &both);
+    int32_t p = 0;
+    while (p < start.count && p < both.count && start.v[p] == both.v[p]) p++;
+    free(start.v);
+    free(both.v);
+    TRY(status);
+    if (p == 0)
+        return error_set(STATUS_DATA, "the prompt is empty and the tokenizer adds no BOS; give the prompt a text");
+    if (p == both.count) return error_set(STATUS_DATA, "the completion is empty once tokenised; give it a text");
+    *prompt_length = p;
+    *completion_length = both.count - p;
+    return STATUS_OK;
+}
+
 // --- a share of the file --------------------------------------------------------------------------------------------
 
 // Rows that one rank (and in it one thread) made of its lines. Paired lines give a row to each list.

@@ -63,3 +63,7 @@ void dataset_epoch_order(const Dataset *dataset, bool shuffle, uint64_t seed, in
 // A prompt as tokens for sampling: through the chat template when it is messages. Caller frees *ids.
 Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *tokenizer, ChatTemplate chat, int32_t **ids,
                              int32_t *count);
+// Tokens of a prompt and of a completion behind it, uncut, as a row of a data set has them. STATUS_DATA, without
+// FILE:LINE, for a row that a data set refuses.
+Status dataset_lengths(const TextOrMessages *prompt, const TextOrMessages *completion, const Tokenizer *tokenizer,
+                       ChatTemplate chat, int32_t *prompt_length, int32_t *completion_length);

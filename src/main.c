@@ -1,6 +1,7 @@
 // The program: which command, one error message, one exit code on every rank.
 #include "comm/comm.h"
 #include "src/base/log.h"
+#include "src/data.h"
 #include "src/help.h"
 #include "src/run.h"
 #include "src/stop.h"
@@ -20,6 +21,10 @@ const Command *const commands[] = {
     &command_serve,
     &command_log,
     &command_export,
+    &command_data_unpair,
+    &command_data_split,
+    &command_data_stats,
+    &command_data_review_pairs,
     &command_help,
     &command_completion,
     &command_man,

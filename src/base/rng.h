@@ -24,7 +24,7 @@ static inline Philox4 philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2
 }
 
 // Streams keep the uses of one seed apart: the third counter word.
-enum { RNG_DATA_ORDER = 1, RNG_EPOCH_ORDER = 2, RNG_LORA_INIT = 3, RNG_DROPOUT = 4, RNG_SAMPLE = 5 };
+enum { RNG_DATA_ORDER = 1, RNG_EPOCH_ORDER = 2, RNG_LORA_INIT = 3, RNG_DROPOUT = 4, RNG_SAMPLE = 5, RNG_SPLIT = 6 };
 
 // A sequence of 32-bit numbers: blocks of philox(seed, block low, block high, stream, substream).
 typedef struct Rng {
