@@ -80,5 +80,16 @@ Status cpu_head(Device *device, const void *head, const void *x, const int32_t *
 
 Status cpu_head_logits(Device *device, const void *head, const void *x, float *out, int32_t n, int32_t dim,
                        int32_t vocab) {
+    if (cpu_is_thin(device, n)) {
+        cpu_thin(device, &(ThinCall){.w = head,
+                                     .x = x,
+                                     .y = out,
+                                     .n = n,
+                                     .in = dim,
+                                     .out = vocab,
+                                     .type = device->dtype,
+                                     .y_type = DTYPE_F32});
+        return STATUS_OK;
+    }
     return logits(device, head, x, out, vocab, n, dim, vocab);
 }

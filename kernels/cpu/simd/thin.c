@@ -1,0 +1,176 @@
+// y = x W^T + bias for few rows of x, as decoding has them: bound by reading W, so W is read once, where it is mapped,
+// and never copied or widened in memory. A tile is a few rows of x against OUTPUTS rows of W, both read as they are.
+//
+// Each sum of a tile runs over the features from the first to the last, vector by vector, one fused multiply-add after
+// the other, and its lanes are added up in one fixed tree. So a row's bits do not depend on the rows beside it, nor on
+// how the rows of W are shared out.
+#include "kernels/cpu/simd/thin.h"
+#include "kernels/cpu/simd/vec.h"
+
+#if defined(__AVX512BF16__)
+enum { ROWS = 6 }; // of x in a tile: with OUTPUTS sums each they fill the registers
+#elif defined(__AVX512F__)
+enum { ROWS = 4 };
+#else
+enum { ROWS = 2 };
+#endif
+enum {
+    OUTPUTS = 4,                // rows of W in a tile
+    OUTPUT_BLOCK = 4 * OUTPUTS, // rows of W that all rows of x pass before the next ones do: what a core's cache holds
+};
+
+// --- one vector of memory: VL fp32 or 2 VL bf16 ---
+#ifdef __AVX512F__
+typedef __m512i Raw;
+ALWAYS_INLINE Raw raw_load(const char *p) {
+    return _mm512_loadu_si512(p);
+}
+ALWAYS_INLINE Raw raw_load_part(const char *p, size_t bytes) { // the rest is zero
+    return _mm512_maskz_loadu_epi8(((__mmask64)1 << bytes) - 1, p);
+}
+ALWAYS_INLINE vf raw_float(Raw x) {
+    return _mm512_castsi512_ps(x);
+}
+ALWAYS_INLINE vf raw_even(Raw x) { // of bf16: element 2 i as fp32 in lane i
+    return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+}
+ALWAYS_INLINE vf raw_odd(Raw x) {
+    return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xFFFF0000)));
+}
+#else
+typedef __m256i Raw;
+ALWAYS_INLINE Raw raw_load(const char *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+ALWAYS_INLINE Raw raw_load_part(const char *p, size_t bytes) {
+    Raw x = _mm256_setzero_si256();
+    memcpy(&x, p, bytes);
+    return x;
+}
+ALWAYS_INLINE vf raw_float(Raw x) {
+    return _mm256_castsi256_ps(x);
+}
+ALWAYS_INLINE vf raw_even(Raw x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+}
+ALWAYS_INLINE vf raw_odd(Raw x) {
+    return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0xFFFF0000)));
+}
+#endif
+
+// sum + the products of one vector of W's row and one of x's.
+ALWAYS_INLINE vf multiply(DType t, Raw w, Raw x, vf sum) {
+    if (t == DTYPE_F32) return vfma(raw_float(w), raw_float(x), sum);
+#ifdef __AVX512BF16__
+    return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);
+#else
+    return vfma(raw_odd(w), raw_odd(x), vfma(raw_even(w), raw_even(x), sum));
+#endif
+}
+
+// The sums of the lanes of each of four vectors.
+ALWAYS_INLINE __m128 sums_of_lanes(const vf v[OUTPUTS]) {
+    vf a = V(add_ps)(V(unpacklo_ps)(v[0], v[1]), V(unpackhi_ps)(v[0], v[1]));
+    vf b = V(add_ps)(V(unpacklo_ps)(v[2], v[3]), V(unpackhi_ps)(v[2], v[3]));
+    vf s = V(add_ps)(V(shuffle_ps)(a, b, 0x44), V(shuffle_ps)(a, b, 0xEE)); // each 128 bits hold a part of every sum
+#ifdef __AVX512F__
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+#else
+    __m256 half = s;
+#endif
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+// Row `row` of y at outputs o to o + OUTPUTS - 1, as far as `end`.
+ALWAYS_INLINE void store_outputs(const ThinCall *c, int32_t row, int32_t o, int32_t end, __m128 sums) {
+    float sum[OUTPUTS];
+    _mm_storeu_ps(sum, sums);
+    size_t at = (size_t)row * (size_t)c->out + (size_t)o;
+    if (c->y_type == DTYPE_F32) {
+        float *y = (float *)c->y + at;
+        const float *bias = c->bias ? (const float *)c->bias + o : NULL;
+        for (int i = 0; i < OUTPUTS && i < end - o; i++) y[i] = sum[i] + (bias ? bias[i] : 0.0f);
+    } else {
+        uint16_t *y = (uint16_t *)c->y + at;
+        const uint16_t *bias = c->bias ? (const uint16_t *)c->bias + o : NULL;
+        for (int i = 0; i < OUTPUTS && i < end - o; i++) y[i] = to_bf16(sum[i] + (bias ? from_bf16(bias[i]) : 0.0f));
+    }
+}
+
+// `rows` rows of x from `row` on against W's rows o to o + OUTPUTS - 1, as far as `end`. With `ahead` W's next rows are
+// fetched meanwhile: the hardware's prefetch ends with each page, and a row is about as long.
+ALWAYS_INLINE void tile(DType t, int rows, bool ahead, const ThinCall *c, int32_t row, int32_t o, int32_t end) {
+    const size_t bytes = (size_t)c->in * dtype_size(t);
+    const char *x[ROWS], *w[OUTPUTS];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) x[r] = (const char *)c->x + (size_t)(row + r) * bytes;
+#pragma GCC unroll 4
+    for (int i = 0; i < OUTPUTS; i++) w[i] = (const char *)c->w + (size_t)(o + i < end ? o + i : end - 1) * bytes;
+    vf sum[ROWS][OUTPUTS];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < OUTPUTS; i++) sum[r][i] = vzero();
+    size_t at = 0;
+    for (; at + sizeof(Raw) <= bytes; at += sizeof(Raw)) {
+        Raw part[ROWS];
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) part[r] = raw_load(x[r] + at);
+#pragma GCC unroll 4
+        for (int i = 0; i < OUTPUTS; i++) {
+            Raw weight = raw_load(w[i] + at);
+            if (ahead) __builtin_prefetch(w[0] + 2 * OUTPUTS * bytes + OUTPUTS * at + i * sizeof(Raw), 0, 2);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) sum[r][i] = multiply(t, weight, part[r], sum[r][i]);
+        }
+    }
+    if (at < bytes) {
+        Raw part[ROWS];
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) part[r] = raw_load_part(x[r] + at, bytes - at);
+#pragma GCC unroll 4
+        for (int i = 0; i < OUTPUTS; i++) {
+            Raw weight = raw_load_part(w[i] + at, bytes - at);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) sum[r][i] = multiply(t, weight, part[r], sum[r][i]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) store_outputs(c, row + r, o, end, sums_of_lanes(sum[r]));
+}
+
+// `rows` rows of x against outputs [begin, end).
+ALWAYS_INLINE void strip(DType t, int rows, const ThinCall *c, int32_t row, int32_t begin, int32_t end) {
+    for (int32_t o = begin; o < end; o += OUTPUTS) {
+        if (row == 0)
+            tile(t, rows, true, c, row, o, end);
+        else
+            tile(t, rows, false, c, row, o, end);
+    }
+}
+
+ALWAYS_INLINE void product(DType t, const ThinCall *c, int32_t begin, int32_t end) {
+    for (int32_t block = begin; block < end; block += OUTPUT_BLOCK) {
+        int32_t block_end = end - block < OUTPUT_BLOCK ? end : block + OUTPUT_BLOCK, row = 0;
+        for (; c->n - row >= ROWS; row += ROWS) strip(t, ROWS, c, row, block, block_end);
+        switch (c->n - row) {
+#if defined(__AVX512BF16__)
+        case 5: strip(t, 5, c, row, block, block_end); break;
+        case 4: strip(t, 4, c, row, block, block_end); break;
+#endif
+#if defined(__AVX512F__)
+        case 3: strip(t, 3, c, row, block, block_end); break;
+        case 2: strip(t, 2, c, row, block, block_end); break;
+#endif
+        case 1: strip(t, 1, c, row, block, block_end); break;
+        default: break;
+        }
+    }
+}
+
+void SIMD_NAME(thin)(const ThinCall *call, int32_t begin, int32_t end) {
+    if (call->type == DTYPE_BF16)
+        product(DTYPE_BF16, call, begin, end);
+    else
+        product(DTYPE_F32, call, begin, end);
+}
