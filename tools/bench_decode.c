@@ -2,7 +2,7 @@
 // bandwidth reading the weights once a step comes to (docs/speed.md). It goes through model_decode as sampling does,
 // greedily and without an end, from a cache that holds CONTEXT tokens already.
 //
-//     bench_decode MODEL_DIR [TOKENS 32] [CONTEXT 128] [LORA_R 8] [bfloat16 | float32]
+//     bench_decode MODEL_DIR [TOKENS 32] [CONTEXT 128] [LORA_R 8] [bfloat16 | float32] [SEQUENCES, 0: several]
 #include "comm/comm.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 5, SEQUENCES_MAX = 64 };
+enum { ROUNDS = 5, SEQUENCES_MAX = 64, WARM = 2 };
 #define READ_BYTES ((size_t)1 << 30) // far more than any cache
 
 static const int32_t sequence_counts[] = {1, 2, 4, 8, 16, 32, 64};
@@ -25,8 +25,13 @@ typedef struct Bench {
     int32_t tokens, context;
     Segment segments[SEQUENCES_MAX];
     QueryRange queries[SEQUENCES_MAX];
-    float *logits; // [SEQUENCES_MAX, vocab]
+    float *logits;   // [SEQUENCES_MAX, vocab]
+    double *seconds; // [tokens]
 } Bench;
+
+typedef struct StepTime {
+    double median, best; // seconds
+} StepTime;
 
 static _Noreturn void stop(Comm *comm, Status status) {
     fprintf(stderr, "bench_decode: %s\n", error_text());
@@ -73,16 +78,20 @@ static int32_t best_token(const float *logits, int32_t vocab) {
     return best;
 }
 
-// Seconds of a step of `count` sequences: the mean of a pass over all tokens after the first two.
-static Status step_seconds(Bench *bench, int32_t count, double *out) {
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// A step of `count` sequences, of the bench's tokens after the first two.
+static Status step_seconds(Bench *bench, int32_t count, StepTime *out) {
     Model *model = &bench->model;
-    const int32_t vocab = model->config.vocab, rows = bench->context + bench->tokens, warm = 2;
+    const int32_t vocab = model->config.vocab, rows = bench->context + bench->tokens;
     int32_t token[SEQUENCES_MAX], position[SEQUENCES_MAX], place[SEQUENCES_MAX];
     TRY(model_decode_open(model, rows * count, count));
     for (int32_t i = 0; i < count; i++) token[i] = i % vocab;
-    double start = 0;
     for (int32_t step = 0; step < bench->tokens; step++) {
-        if (step == warm) start = clock_seconds();
+        const double start = clock_seconds();
         for (int32_t i = 0; i < count; i++) {
             position[i] = bench->context + step;
             place[i] = i * rows + position[i];
@@ -92,8 +101,11 @@ static Status step_seconds(Bench *bench, int32_t count, double *out) {
         TRY(model_decode(model, token, position, place, count, bench->segments, count, bench->queries, count,
                          model->options.lora_r > 0, bench->logits));
         for (int32_t i = 0; i < count; i++) token[i] = best_token(bench->logits + (size_t)i * (size_t)vocab, vocab);
+        bench->seconds[step] = clock_seconds() - start;
     }
-    *out = (clock_seconds() - start) / (bench->tokens - warm);
+    const size_t counted = (size_t)bench->tokens - WARM;
+    qsort(bench->seconds + WARM, counted, sizeof *bench->seconds, by_value);
+    *out = (StepTime){bench->seconds[WARM + counted / 2], bench->seconds[WARM]};
     model_decode_close(model);
     return STATUS_OK;
 }
@@ -110,15 +122,14 @@ static int32_t number(int argc, char **argv, int at, int32_t low, int32_t high, 
 }
 
 int main(int argc, char **argv) {
-    if (argc < 2 || argc > 6) {
-        fprintf(stderr, "usage: bench_decode MODEL_DIR [TOKENS [CONTEXT [LORA_R [bfloat16 | float32]]]]\n");
+    if (argc < 2 || argc > 7) {
+        fprintf(stderr, "usage: bench_decode MODEL_DIR [TOKENS [CONTEXT [LORA_R [bfloat16 | float32 [SEQUENCES]]]]]\n");
         return STATUS_USAGE;
     }
     Bench bench = {.tokens = number(argc, argv, 2, 4, 1 << 16, 32), .context = number(argc, argv, 3, 0, 1 << 16, 128)};
     Model *model = &bench.model;
     ModelOptions options = {.backend = &backend_cpu,
-                            .device.dtype =
-                                argc > 5 && strcmp(argv[5], "float32") == 0 ? DTYPE_F32 : DTYPE_BF16,
+                            .device.dtype = argc > 5 && strcmp(argv[5], "float32") == 0 ? DTYPE_F32 : DTYPE_BF16,
                             .lora_r = number(argc, argv, 4, 0, 256, 8),
                             .lora_alpha = 16,
                             .lora_target = {[0] = true, [2] = true}, // q_proj and v_proj
@@ -130,6 +141,7 @@ int main(int argc, char **argv) {
     if (options.lora_r > 0 && (status = model_init_adapter(model, 1)) != STATUS_OK) stop(&comm, status);
     if (options.lora_r > 0 && (status = model_adapter_changed(model)) != STATUS_OK) stop(&comm, status);
     status = MEMORY_ALLOC(bench.logits, SEQUENCES_MAX * (size_t)model->config.vocab, "logits");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(bench.seconds, bench.tokens, "times");
     if (status != STATUS_OK) stop(&comm, status);
 
     DeviceInfo info;
@@ -140,17 +152,24 @@ int main(int argc, char **argv) {
     printf("%s\n", info.name);
     printf("weights read a step: %.3f GB; tokens: %d after %d; lora r: %d\n", bytes * 1e-9, bench.tokens, bench.context,
            options.lora_r);
-    double seconds[sizeof sequence_counts / sizeof *sequence_counts];
-    const size_t cases = sizeof sequence_counts / sizeof *sequence_counts;
+    StepTime times[sizeof sequence_counts / sizeof *sequence_counts];
+    const int32_t only = number(argc, argv, 6, 0, SEQUENCES_MAX, 0);
+    const int32_t *counts = only > 0 ? &only : sequence_counts;
+    const size_t cases = only > 0 ? 1 : sizeof sequence_counts / sizeof *sequence_counts;
     for (size_t i = 0; i < cases; i++)
-        if ((status = step_seconds(&bench, sequence_counts[i], &seconds[i])) != STATUS_OK) stop(&comm, status);
+        if ((status = step_seconds(&bench, counts[i], &times[i])) != STATUS_OK) stop(&comm, status);
     if ((status = read_bandwidth(&again)) != STATUS_OK) stop(&comm, status);
     if (again > bandwidth) bandwidth = again; // what is beside this process on the machine comes and goes
     printf("memory is read at %.1f GB/s\n", bandwidth * 1e-9);
-    printf("%9s %10s %10s %12s %9s\n", "sequences", "ms a step", "tokens/s", "weights GB/s", "share");
-    for (size_t i = 0; i < cases; i++)
-        printf("%9d %10.3f %10.1f %12.2f %8.1f%%\n", sequence_counts[i], seconds[i] * 1e3,
-               sequence_counts[i] / seconds[i], bytes / seconds[i] * 1e-9, 100 * bytes / seconds[i] / bandwidth);
+    printf("%9s %10s %10s %10s %13s %9s %14s\n", "sequences", "ms a step", "best", "tokens/s", "weights GB/s", "share",
+           "share of best");
+    for (size_t i = 0; i < cases; i++) {
+        const double rate = bytes / times[i].median, best_rate = bytes / times[i].best;
+        printf("%9d %10.3f %10.3f %10.1f %13.2f %8.1f%% %13.1f%%\n", counts[i], times[i].median * 1e3,
+               times[i].best * 1e3, counts[i] / times[i].median, rate * 1e-9, 100 * rate / bandwidth,
+               100 * best_rate / bandwidth);
+    }
+    free(bench.seconds);
     free(bench.logits);
     model_close(model);
     comm_close(&comm);

@@ -5,8 +5,8 @@
 
 enum {
     THIN_ROWS = 64,
-    OUTPUTS_STEP = 16, // threads begin at multiples of it: a cache line of y is not shared
-    THREAD_WORK = 1 << 16,   // multiply-adds: below, waking a thread costs more than it does
+    OUTPUTS_STEP = 16,     // threads begin at multiples of it: a cache line of y is not shared
+    THREAD_WORK = 1 << 16, // multiply-adds: below, waking a thread costs more than it does
 };
 
 bool cpu_is_thin(const Device *device, int32_t n) {

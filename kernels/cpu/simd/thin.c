@@ -68,19 +68,6 @@ ALWAYS_INLINE vf multiply(DType t, Raw w, Raw x, vf sum) {
 #endif
 }
 
-// The sums of the lanes of each of four vectors.
-ALWAYS_INLINE __m128 sums_of_lanes(const vf v[OUTPUTS]) {
-    vf a = V(add_ps)(V(unpacklo_ps)(v[0], v[1]), V(unpackhi_ps)(v[0], v[1]));
-    vf b = V(add_ps)(V(unpacklo_ps)(v[2], v[3]), V(unpackhi_ps)(v[2], v[3]));
-    vf s = V(add_ps)(V(shuffle_ps)(a, b, 0x44), V(shuffle_ps)(a, b, 0xEE)); // each 128 bits hold a part of every sum
-#ifdef __AVX512F__
-    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
-#else
-    __m256 half = s;
-#endif
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-
 // Row `row` of y at outputs o to o + OUTPUTS - 1, as far as `end`.
 ALWAYS_INLINE void store_outputs(const ThinCall *c, int32_t row, int32_t o, int32_t end, __m128 sums) {
     float sum[OUTPUTS];
@@ -155,15 +142,26 @@ ALWAYS_INLINE void product(DType t, const ThinCall *c, int32_t begin, int32_t en
         for (; c->n - row >= ROWS; row += ROWS) strip(t, ROWS, c, row, block, block_end);
         switch (c->n - row) {
 #if defined(__AVX512BF16__)
-        case 5: strip(t, 5, c, row, block, block_end); break;
-        case 4: strip(t, 4, c, row, block, block_end); break;
+        case 5:
+            strip(t, 5, c, row, block, block_end);
+            break;
+        case 4:
+            strip(t, 4, c, row, block, block_end);
+            break;
 #endif
 #if defined(__AVX512F__)
-        case 3: strip(t, 3, c, row, block, block_end); break;
-        case 2: strip(t, 2, c, row, block, block_end); break;
+        case 3:
+            strip(t, 3, c, row, block, block_end);
+            break;
+        case 2:
+            strip(t, 2, c, row, block, block_end);
+            break;
 #endif
-        case 1: strip(t, 1, c, row, block, block_end); break;
-        default: break;
+        case 1:
+            strip(t, 1, c, row, block, block_end);
+            break;
+        default:
+            break;
         }
     }
 }
