@@ -68,20 +68,33 @@ ALWAYS_INLINE vf multiply(DType t, Raw w, Raw x, vf sum) {
 #endif
 }
 
-// Row `row` of y at outputs o to o + OUTPUTS - 1, as far as `end`.
-ALWAYS_INLINE void store_outputs(const ThinCall *c, int32_t row, int32_t o, int32_t end, __m128 sums) {
-    float sum[OUTPUTS];
-    _mm_storeu_ps(sum, sums);
-    size_t at = (size_t)row * (size_t)c->out + (size_t)o;
-    if (c->y_type == DTYPE_F32) {
-        float *y = (float *)c->y + at;
-        const float *bias = c->bias ? (const float *)c->bias + o : NULL;
-        for (int i = 0; i < OUTPUTS && i < end - o; i++) y[i] = sum[i] + (bias ? bias[i] : 0.0f);
-    } else {
-        uint16_t *y = (uint16_t *)c->y + at;
-        const uint16_t *bias = c->bias ? (const uint16_t *)c->bias + o : NULL;
-        for (int i = 0; i < OUTPUTS && i < end - o; i++) y[i] = to_bf16(sum[i] + (bias ? from_bf16(bias[i]) : 0.0f));
+// The first `count` <= OUTPUTS elements of y_type at p; the others are 0.
+ALWAYS_INLINE __m128 load_outputs(DType t, const void *p, int count) {
+    float x[OUTPUTS] = {0};
+    for (int i = 0; i < count; i++) x[i] = t == DTYPE_F32 ? ((const float *)p)[i] : from_bf16(((const uint16_t *)p)[i]);
+    return _mm_loadu_ps(x);
+}
+ALWAYS_INLINE void store_outputs(DType t, void *p, int count, __m128 x) {
+    if (t == DTYPE_F32) {
+        if (count == OUTPUTS)
+            _mm_storeu_ps(p, x);
+        else
+            memcpy(p, &x, (size_t)count * sizeof(float));
+        return;
     }
+#ifdef __AVX512BF16__
+    __m128i narrowed = (__m128i)_mm_cvtneps_pbh(x);
+#else
+    __m128i bits = _mm_castps_si128(x), odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
+    __m128i rounded = _mm_add_epi32(bits, _mm_add_epi32(odd, _mm_set1_epi32(0x7fff))); // as bf16_narrow does
+    __m128i quiet = _mm_or_si128(bits, _mm_set1_epi32(0x00400000));
+    rounded = _mm_blendv_epi8(rounded, quiet, _mm_castps_si128(_mm_cmpunord_ps(x, x)));
+    __m128i narrowed = _mm_packus_epi32(_mm_srli_epi32(rounded, 16), _mm_setzero_si128());
+#endif
+    if (count == OUTPUTS)
+        _mm_storel_epi64(p, narrowed);
+    else
+        memcpy(p, &narrowed, (size_t)count * sizeof(uint16_t));
 }
 
 // `rows` rows of x from `row` on against W's rows o to o + OUTPUTS - 1, as far as `end`. With `ahead` W's next rows are
@@ -122,8 +135,14 @@ ALWAYS_INLINE void tile(DType t, int rows, bool ahead, const ThinCall *c, int32_
             for (int r = 0; r < rows; r++) sum[r][i] = multiply(t, weight, part[r], sum[r][i]);
         }
     }
+    const int count = end - o < OUTPUTS ? end - o : OUTPUTS;
+    const size_t y_size = dtype_size(c->y_type), row_bytes = (size_t)c->out * y_size;
+    char *y = (char *)c->y + (size_t)row * row_bytes + (size_t)o * y_size;
+    __m128 bias =
+        c->bias ? load_outputs(c->y_type, (const char *)c->bias + (size_t)o * y_size, count) : _mm_setzero_ps();
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) store_outputs(c, row + r, o, end, sums_of_lanes(sum[r]));
+    for (int r = 0; r < rows; r++, y += row_bytes)
+        store_outputs(c->y_type, y, count, _mm_add_ps(sums_of_lanes(sum[r]), bias));
 }
 
 // `rows` rows of x against outputs [begin, end).
