@@ -50,8 +50,8 @@ Status gemm_run(Gemm *gemm, const GemmCall *call);
 
 // --- linear.c ---
 
-// Whether this product of n rows is one for device->thin, and that product on the device's threads.
-bool cpu_is_thin(const Device *device, int32_t n);
+// Whether a product of n rows is one for cpu_thin, the product of few rows on the device's threads.
+bool cpu_is_thin(int32_t n);
 void cpu_thin(Device *device, const ThinCall *call);
 
 // --- vector.c ---

@@ -97,8 +97,9 @@ ALWAYS_INLINE void store_outputs(DType t, void *p, int count, __m128 x) {
         memcpy(p, &narrowed, (size_t)count * sizeof(uint16_t));
 }
 
-// `rows` rows of x from `row` on against W's rows o to o + OUTPUTS - 1, as far as `end`. With `ahead` W's next rows are
-// fetched meanwhile: the hardware's prefetch ends with each page, and a row is about as long.
+// `rows` rows of x from `row` on against W's rows o to o + OUTPUTS - 1, as far as `end`. With `ahead` the rows two
+// tiles further are fetched meanwhile, in the order in which they lie: OUTPUTS rows abreast, each about a page long,
+// defeat the hardware's own prefetch (18 GB/s a core where this gives 27).
 ALWAYS_INLINE void tile(DType t, int rows, bool ahead, const ThinCall *c, int32_t row, int32_t o, int32_t end) {
     const size_t bytes = (size_t)c->in * dtype_size(t);
     const char *x[ROWS], *w[OUTPUTS];
