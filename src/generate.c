@@ -15,12 +15,32 @@
 typedef struct Candidate {
     float logit;
     int32_t token;
+    double weight; // e^((logit - the best logit) / temperature)
 } Candidate;
 
-static int by_logit(const void *a, const void *b) {
-    const Candidate *x = a, *y = b;
-    if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
-    return x->token < y->token ? -1 : x->token > y->token;
+// The likelier first; of equals the smaller token.
+static bool comes_before(const Candidate *x, const Candidate *y) {
+    return x->logit != y->logit ? x->logit > y->logit : x->token < y->token;
+}
+
+// Restores the heap (a parent comes before its children) below element i.
+static void heap_sink(Candidate *heap, int32_t count, int32_t i) {
+    const Candidate moved = heap[i];
+    for (int32_t child; (child = 2 * i + 1) < count; i = child) {
+        if (child + 1 < count && comes_before(&heap[child + 1], &heap[child])) child++;
+        if (!comes_before(&heap[child], &moved)) break;
+        heap[i] = heap[child];
+    }
+    heap[i] = moved;
+}
+
+// Moves the first of a heap of `count` behind the others, which are a heap again, and returns its place.
+static Candidate *heap_take(Candidate *heap, int32_t count) {
+    const Candidate first = heap[0];
+    heap[0] = heap[count - 1];
+    heap_sink(heap, count - 1, 0);
+    heap[count - 1] = first;
+    return &heap[count - 1];
 }
 
 static int32_t draw(const float *logits, int32_t vocab, const GenerateOptions *options, uint32_t id, int32_t index,
@@ -29,30 +49,42 @@ static int32_t draw(const float *logits, int32_t vocab, const GenerateOptions *o
     for (int32_t i = 1; i < vocab; i++)
         if (logits[i] > logits[best]) best = i;
     if (options->greedy) return best;
-    int32_t kept = vocab;
-    for (int32_t i = 0; i < vocab; i++) candidates[i] = (Candidate){logits[i], i};
-    if (options->top_k > 0 || options->top_p < 1) {
-        qsort(candidates, (size_t)vocab, sizeof *candidates, by_logit);
-        if (options->top_k > 0 && options->top_k < kept) kept = options->top_k;
-    }
+    const bool top_k = options->top_k > 0, top_p = options->top_p < 1;
+    int32_t kept = top_k && options->top_k < vocab ? options->top_k : vocab;
+    for (int32_t i = 0; i < vocab; i++) candidates[i] = (Candidate){.logit = logits[i], .token = i};
+    // Sorting the vocabulary would cost more than a small model's step: a heap gives the likeliest, as many as are
+    // kept, in order from the array's end.
+    if (top_k || top_p)
+        for (int32_t i = vocab / 2 - 1; i >= 0; i--) heap_sink(candidates, vocab, i);
+    if (top_k)
+        for (int32_t i = 0; i < kept; i++) heap_take(candidates, vocab - i);
     double total = 0;
-    for (int32_t i = 0; i < kept; i++) total += exp((candidates[i].logit - logits[best]) / options->temperature);
-    if (options->top_p < 1) {
+    for (int32_t i = 0; i < kept; i++) {
+        Candidate *c = top_k ? &candidates[vocab - 1 - i] : &candidates[i];
+        c->weight = exp((c->logit - logits[best]) / options->temperature);
+        total += c->weight;
+    }
+    if (top_p) {
         double sum = 0;
         int32_t i = 0;
-        while (i < kept && sum < options->top_p * total)
-            sum += exp((candidates[i++].logit - logits[best]) / options->temperature);
+        while (i < kept && sum < options->top_p * total) {
+            const Candidate *c = top_k ? &candidates[vocab - 1 - i] : heap_take(candidates, vocab - i);
+            sum += c->weight;
+            i++;
+        }
         kept = i > 0 ? i : 1;
         total = sum;
     }
     Rng rng = rng_make(options->seed, RNG_SAMPLE, id);
     rng.block = (uint64_t)index; // a block of its own for every token
     double target = rng_uniform(&rng) * total, sum = 0;
+    const Candidate *c = candidates;
     for (int32_t i = 0; i < kept; i++) {
-        sum += exp((candidates[i].logit - logits[best]) / options->temperature);
-        if (sum > target) return candidates[i].token;
+        c = top_k || top_p ? &candidates[vocab - 1 - i] : &candidates[i];
+        sum += c->weight;
+        if (sum > target) break;
     }
-    return candidates[kept - 1].token;
+    return c->token;
 }
 
 typedef enum State { FREE, PREFILL, ANSWER } State;

@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/simd/simd.h"
 #include "kernels/cpu/simd/simd_matrix.h"
+#include "kernels/cpu/simd/thin.h"
 
 typedef struct Gemm Gemm; // oneDNN's engine, stream and the primitives made so far
 
@@ -15,6 +16,7 @@ struct Device {
     int threads;             // OpenMP's thread count too, set by open
     const SimdOps *simd;     // one instruction set's compilation of simd/*.c
     const MatrixOps *matrix; // likewise
+    ThinProduct *thin;       // likewise
     const char *isa;         // oneDNN's name of the instruction set
     bool bf16_gemm;          // see gemm_multiplies_bf16
     Gemm *gemm;
@@ -45,6 +47,12 @@ typedef struct GemmCall {
     bool b_transposed, accumulate;
 } GemmCall;
 Status gemm_run(Gemm *gemm, const GemmCall *call);
+
+// --- linear.c ---
+
+// Whether a product of n rows is one for cpu_thin, the product of few rows on the device's threads.
+bool cpu_is_thin(int32_t n);
+void cpu_thin(Device *device, const ThinCall *call);
 
 // --- vector.c ---
 Status cpu_embed(Device *device, const int32_t *tokens, const void *table, void *x, int32_t n, int32_t dim);

@@ -38,6 +38,9 @@ static void choose_tables(Device *device) {
     bool avx512 = has_isa(dnnl_cpu_isa_avx512_core);
     device->simd = avx512 ? &simd_ops_avx512 : &simd_ops_avx2;
     device->matrix = avx512 ? &matrix_ops_avx512 : &matrix_ops_avx2;
+    // Intel's cores do VDPBF16PS at half the rate of fp32's (gemm.c), so there W is widened in registers.
+    bool dot = has_isa(dnnl_cpu_isa_avx512_core_bf16) && !__builtin_cpu_is("intel");
+    device->thin = dot ? thin_avx512bf16 : avx512 ? thin_avx512 : thin_avx2;
 }
 
 static Status cpu_open(const DeviceOptions *options, Device **out) {

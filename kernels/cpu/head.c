@@ -1,5 +1,6 @@
 // The LM head on chunks of tokens: logits of a chunk by one GEMM, the softmax row by row in place, and the gradient by
-// a second GEMM from the same rows. Never [n, vocab] at once.
+// a second GEMM from the same rows. Never [n, vocab] at once. Logits to sample from are a thin product where few rows
+// ask.
 #include "kernels/cpu/cpu.h"
 
 enum { HEAD_CHUNK = 256 }; // rows: the head's weight is read once a chunk
@@ -80,5 +81,16 @@ Status cpu_head(Device *device, const void *head, const void *x, const int32_t *
 
 Status cpu_head_logits(Device *device, const void *head, const void *x, float *out, int32_t n, int32_t dim,
                        int32_t vocab) {
+    if (cpu_is_thin(n)) {
+        cpu_thin(device, &(ThinCall){.w = head,
+                                     .x = x,
+                                     .y = out,
+                                     .n = n,
+                                     .in = dim,
+                                     .out = vocab,
+                                     .type = device->dtype,
+                                     .y_type = DTYPE_F32});
+        return STATUS_OK;
+    }
     return logits(device, head, x, out, vocab, n, dim, vocab);
 }

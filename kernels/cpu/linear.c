@@ -1,8 +1,50 @@
-// The frozen linear layers: one GEMM each, straight from the mapped row-major weight.
+// The frozen linear layers, straight from the mapped row-major weight: few rows by simd/thin.c, which reads it at the
+// memory's speed, more by one GEMM.
 #include "kernels/cpu/cpu.h"
+#include <omp.h>
+
+enum {
+    // Measured: up to here the thin product is at least as fast on layers of 2,048 and more features, with AVX2,
+    // AVX-512 and AVX512_BF16 (docs/speed.md). All rows that are decoded together lie within, so that an answer's bits
+    // do not depend on its company.
+    THIN_ROWS = 64,
+    THREAD_OUTPUTS = 32,   // threads begin at multiples of it: in no cache line of y do two write
+    THREAD_WORK = 1 << 16, // multiply-adds of a thread; with fewer, waking it costs more than it does
+};
+
+bool cpu_is_thin(int32_t n) {
+    return n <= THIN_ROWS;
+}
+
+void cpu_thin(Device *device, const ThinCall *call) {
+    const int64_t parts = (call->out + THREAD_OUTPUTS - 1) / THREAD_OUTPUTS;
+    if ((int64_t)call->n * call->in * call->out < 2 * THREAD_WORK || parts < 2) {
+        device->thin(call, 0, call->out);
+        return;
+    }
+#pragma omp parallel num_threads(device->threads)
+    {
+        int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+        int64_t begin = parts * thread / threads * THREAD_OUTPUTS,
+                end = parts * (thread + 1) / threads * THREAD_OUTPUTS;
+        if (begin < end) device->thin(call, (int32_t)begin, (int32_t)(end < call->out ? end : call->out));
+    }
+}
 
 Status cpu_linear(Device *device, const Linear *layer, const void *x, void *y, int32_t n) {
     DType dtype = device->dtype;
+    if (cpu_is_thin(n)) {
+        cpu_thin(device, &(ThinCall){.w = layer->weight,
+                                     .x = x,
+                                     .bias = layer->bias,
+                                     .y = y,
+                                     .n = n,
+                                     .in = layer->in,
+                                     .out = layer->out,
+                                     .type = dtype,
+                                     .y_type = dtype});
+        return STATUS_OK;
+    }
     return gemm_run(device->gemm, &(GemmCall){.m = n,
                                               .n = layer->out,
                                               .k = layer->in,

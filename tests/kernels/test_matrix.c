@@ -654,12 +654,113 @@ static void same_bits(void **state) {
     }
 }
 
+// --- few rows, as decoding has them ---
+
+enum { FEW = 64, MORE = FEW + 2 }; // the CPU promises: up to FEW rows a row's bits do not depend on the others
+
+static const Sizes few_sizes[] = {{MORE, 1, 1},    {MORE, 7, 3},     {MORE, 16, 4},   {MORE, 31, 5},  {MORE, 64, 1},
+                                  {MORE, 129, 18}, {MORE, 259, 130}, {MORE, 320, 33}, {MORE, 77, 515}};
+
+// y of the first n rows, for every n: within the bounds of check_linear, nothing written behind row n, and the bits of
+// the same row in FEW rows, on all threads and on one.
+static void check_few_rows(DType dtype, Sizes s, bool with_bias, int threads) {
+    Ops ops = matrix_open(dtype, threads, (DeviceShapes){.tokens = s.n, .features = s.in > s.out ? s.in : s.out});
+    const bool promised = strcmp(backend->name, "cpu") == 0;
+    size_t nx = (size_t)s.n * s.in, ny = (size_t)s.n * s.out, nw = (size_t)s.in * s.out;
+    float *x = ops_random(&ops, nx, 1, 61), *w = ops_random(&ops, nw + 1, 1, 62);
+    float *biases = ops_random(&ops, (size_t)s.out, 1, 63), *before = ops_random(&ops, ny + s.out, 1, 64);
+    void *device_w = ops_array(&ops, w, nw + 1), *device_bias = ops_array(&ops, biases, (size_t)s.out);
+    void *device_x = ops_array(&ops, x, nx), *device_y = ops_array(&ops, NULL, ny + s.out);
+    float *device_logits = ops_upload(&ops, NULL, ny * sizeof *device_logits);
+    const char *weight = (char *)device_w + dtype_size(dtype); // off any alignment
+    Linear layer = {.weight = weight, .bias = with_bias ? device_bias : NULL, .in = s.in, .out = s.out};
+    double *want = ops_host(ny * sizeof *want), *tolerance = ops_host(ny * sizeof *tolerance);
+    for (int32_t i = 0; i < s.n; i++)
+        for (int32_t o = 0; o < s.out; o++) {
+            double sum = with_bias ? biases[o] : 0, size = fabs(sum);
+            for (int32_t f = 0; f < s.in; f++) {
+                double term = (double)x[(size_t)i * s.in + f] * w[1 + (size_t)o * s.in + f];
+                sum += term;
+                size += fabs(term);
+            }
+            want[(size_t)i * s.out + o] = sum;
+            tolerance[(size_t)i * s.out + o] = (s.in + 2) * UNIT_F32 * size + ops_unit(&ops) * fabs(sum) * 1.01 + TINY;
+        }
+    float *y_few = NULL, *logits_few = NULL;
+    for (int32_t step = 0; step <= s.n; step++) {
+        const int32_t n = step == 0 ? FEW : step; // FEW rows first: what the others are compared with
+        const size_t count = (size_t)n * s.out;
+        ops_store(&ops, device_y, before, ny + s.out);
+        CHECK(backend->linear(ops.device, &layer, device_x, device_y, n));
+        CHECK(backend->head_logits(ops.device, weight, device_x, device_logits, n, s.in, s.out));
+        float *y = ops_values(&ops, device_y, ny + s.out), *logits = ops_floats(&ops, device_logits, count);
+        expect_close("few rows", y, want, tolerance, count);
+        expect_same_bits("behind the rows", y + count, before + count, ny + s.out - count);
+        if (step == 0) {
+            y_few = y;
+            logits_few = logits;
+            continue;
+        }
+        if (n <= FEW && promised) {
+            expect_same_bits("y in other company", y, y_few, count);
+            expect_same_bits("logits in other company", logits, logits_few, count);
+        }
+        free(y);
+        free(logits);
+    }
+    void *buffers[] = {device_w, device_bias, device_x, device_y, device_logits};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) ops_free(&ops, buffers[i]);
+    void *hosts[] = {x, w, biases, before, want, tolerance, y_few, logits_few};
+    for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) free(hosts[i]);
+    backend->close(ops.device);
+}
+
+static void few_rows(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof few_sizes / sizeof *few_sizes; i++)
+        for (int dtype = 0; dtype < 2; dtype++) {
+            check_few_rows((DType)dtype, few_sizes[i], true, 1);
+            check_few_rows((DType)dtype, few_sizes[i], false, 0);
+        }
+}
+
+// LoRA of a row: the same bits alone, among few and among many.
+static void few_lora_rows(void **state) {
+    (void)state;
+    if (strcmp(backend->name, "cpu") != 0) skip();
+    static const int32_t counts[] = {1, 2, 3, 4, 5, 15, 16, 17, 40};
+    for (int dtype = 0; dtype < 2; dtype++) {
+        LoraCase c = {3, 70, 210, 8, {210, 70, 513}, 0, false};
+        LoraTest t = lora_make((DType)dtype, c, 0);
+        lora_forward(&t);
+        float *y_many[LORA_GROUP_MAX], *h_many = ops_values(&t.ops, t.device_h, (size_t)c.n * t.rank);
+        for (int m = 0; m < c.count; m++) y_many[m] = ops_values(&t.ops, t.device_y[m], (size_t)c.n * c.out[m]);
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+            for (int m = 0; m < c.count; m++) ops_store(&t.ops, t.device_y[m], t.y[m], (size_t)c.n * c.out[m]);
+            t.c.n = counts[i];
+            lora_forward(&t);
+            float *h = ops_values(&t.ops, t.device_h, (size_t)counts[i] * t.rank);
+            expect_same_bits("h in other company", h, h_many, (size_t)counts[i] * t.rank);
+            free(h);
+            for (int m = 0; m < c.count; m++) {
+                float *y = ops_values(&t.ops, t.device_y[m], (size_t)counts[i] * c.out[m]);
+                expect_same_bits("lora y in other company", y, y_many[m], (size_t)counts[i] * c.out[m]);
+                free(y);
+            }
+        }
+        for (int m = 0; m < c.count; m++) free(y_many[m]);
+        free(h_many);
+        lora_free(&t);
+    }
+}
+
 int main(int argc, char **argv) {
     backend = ops_backend(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear),           cmocka_unit_test(lora),         cmocka_unit_test(lora_differences),
         cmocka_unit_test(lora_without_dx),  cmocka_unit_test(dropout_mean), cmocka_unit_test(head),
-        cmocka_unit_test(head_differences), cmocka_unit_test(same_bits),
+        cmocka_unit_test(head_differences), cmocka_unit_test(same_bits),    cmocka_unit_test(few_rows),
+        cmocka_unit_test(few_lora_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,8 @@
 // scratch; matrix products go through one register-tiled kernel.
 //
 // A row's products and sums run over its chain from the root, key block by key block, one fused multiply-add after the
-// other; masked keys add exact zeros. So its bits depend neither on the rows that share its tile nor on packing.
+// other; masked keys add exact zeros. So its bits depend neither on the rows that share its tile nor on packing. A
+// query range of one token goes another way (single_block), with other bits: which way depends on its own range only.
 #include "kernels/cpu/simd/attention.h"
 #include "kernels/cpu/simd/vec.h"
 #include <math.h>
@@ -45,7 +46,9 @@ ALWAYS_INLINE void product_columns(int columns, int m, int depth, const float *a
 #endif
     for (; i + 4 <= m; i += 4)
         product_tile(4, columns, depth, a + i * a_row, a_row, a_k, b, b_ld, c + i * c_ld, c_ld, add);
-    for (; i < m; i++) product_tile(1, columns, depth, a + i * a_row, a_row, a_k, b, b_ld, c + i * c_ld, c_ld, add);
+    for (; i + 2 <= m; i += 2)
+        product_tile(2, columns, depth, a + i * a_row, a_row, a_k, b, b_ld, c + i * c_ld, c_ld, add);
+    if (i < m) product_tile(1, columns, depth, a + i * a_row, a_row, a_k, b, b_ld, c + i * c_ld, c_ld, add);
 }
 
 // c[m][n] = (add: c +) a b with a[i][k] at a[i * a_row + k * a_k]; n is a multiple of VL.
@@ -89,15 +92,22 @@ static void store_rows(DType t, void *to, int64_t first, int64_t to_ld, int coun
             store_to(t, to, j, head_dim, first + i * to_ld, vload(from + i * stride + j) * vset(factor));
 }
 
-// to[d][j] = from[j][d] for `keys` rows `stride` apart, columns up to the next vector zero; rows KEY_BLOCK apart.
-static void transpose_keys(const float *from, int keys, int stride, float *to) {
+// to[d][j] = from[j][d] for `keys` rows of head_dim that stand from_ld apart, columns up to the next vector zero; rows
+// KEY_BLOCK apart.
+ALWAYS_INLINE void transpose_keys(DType t, const void *from, int64_t first, int64_t from_ld, int keys, int head_dim,
+                                  float *to) {
     for (int j = 0; j < keys; j += VL)
-        for (int d = 0; d < stride; d += VL) {
+        for (int d = 0; d < head_dim; d += VL) {
             vf r[VL];
-            for (int i = 0; i < VL; i++) r[i] = j + i < keys ? vload(from + (j + i) * stride + d) : vzero();
+            for (int i = 0; i < VL; i++)
+                r[i] = j + i < keys ? load_to(t, from, d, head_dim, first + (j + i) * from_ld) : vzero();
             transpose(r);
             for (int i = 0; i < VL; i++) vstore(to + (d + i) * KEY_BLOCK + j, r[i]);
         }
+}
+
+static void transpose_converted(const float *from, int keys, int stride, float *to) {
+    transpose_keys(DTYPE_F32, from, 0, stride, keys, stride, to);
 }
 
 // A block of query tokens with the query heads of one key/value head: row m is token m / group, head m % group.
@@ -216,7 +226,7 @@ static bool next_task(AttentionCall *call, TaskCursor *cursor, bool over_keys, i
     return false;
 }
 
-// --- forward ---
+// --- softmax ---
 
 // Online softmax of one tile: s becomes e^(s - max), earlier sums are rescaled to the new maximum.
 static void softmax_tile(AttentionScratch *w, const RowBlock *b, int group, int32_t segment, int begin, int keys,
@@ -247,11 +257,85 @@ static void softmax_tile(AttentionScratch *w, const RowBlock *b, int group, int3
     }
 }
 
+// --- forward ---
+
+enum {
+    FEW_ROWS = 16, // as decoding has them: not worth converting the values first
+    HEADS = 4,     // rows in a tile of the sums over values
+    COLUMNS = 4,   // vectors of head_dim in it
+};
+
+// sum[m] += sum over j of s[m][j] v_j for `rows` rows, at `columns` vectors of head_dim from element d on.
+ALWAYS_INLINE void value_tile(DType t, int rows, int columns, const float *s, const void *v, int64_t first,
+                              int64_t key_ld, int keys, int head_dim, int d, float *sum, int stride) {
+    vf part[HEADS][COLUMNS];
+#pragma GCC unroll 4
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 4
+        for (int c = 0; c < columns; c++) part[m][c] = vload(sum + m * stride + d + c * VL);
+    for (int j = 0; j < keys; j++)
+#pragma GCC unroll 4
+        for (int c = 0; c < columns; c++) {
+            vf value = load_to(t, v, d + c * VL, head_dim, first + j * key_ld);
+#pragma GCC unroll 4
+            for (int m = 0; m < rows; m++) part[m][c] = vfma(vset(s[m * KEY_BLOCK + j]), value, part[m][c]);
+        }
+#pragma GCC unroll 4
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 4
+        for (int c = 0; c < columns; c++) vstore(sum + m * stride + d + c * VL, part[m][c]);
+}
+
+ALWAYS_INLINE void value_columns(DType t, int rows, const float *s, const void *v, int64_t first, int64_t key_ld,
+                                 int keys, int head_dim, float *sum, int stride) {
+    int d = 0;
+#ifdef __AVX512F__
+    for (; d + 4 * VL <= stride; d += 4 * VL)
+        value_tile(t, rows, 4, s, v, first, key_ld, keys, head_dim, d, sum, stride);
+#endif
+    for (; d + 2 * VL <= stride; d += 2 * VL)
+        value_tile(t, rows, 2, s, v, first, key_ld, keys, head_dim, d, sum, stride);
+    if (d < stride) value_tile(t, rows, 1, s, v, first, key_ld, keys, head_dim, d, sum, stride);
+}
+
+// The same for all `m` rows, from the values as they lie.
+ALWAYS_INLINE void values_of(DType t, int m, const float *s, const void *v, int64_t first, int64_t key_ld, int keys,
+                             int head_dim, float *sum, int stride) {
+    int i = 0;
+    for (; i + 4 <= m; i += 4)
+        value_columns(t, 4, s + i * KEY_BLOCK, v, first, key_ld, keys, head_dim, sum + i * stride, stride);
+    for (; i + 2 <= m; i += 2)
+        value_columns(t, 2, s + i * KEY_BLOCK, v, first, key_ld, keys, head_dim, sum + i * stride, stride);
+    if (i < m) value_columns(t, 1, s + i * KEY_BLOCK, v, first, key_ld, keys, head_dim, sum + i * stride, stride);
+}
+
+// One tile: the scores of a block of keys, their softmax, and the sums over the values. Converted values give the bits
+// that values as they lie give.
+static void forward_tile(const AttentionCall *call, AttentionScratch *w, const RowBlock *b, int32_t segment, int begin,
+                         int keys, int stride) {
+    const Attention *shape = call->shape;
+    int head_dim = shape->head_dim;
+    int64_t first = key_element(shape, segment, begin, b->kv_head), key_ld = (int64_t)shape->kv_heads * head_dim;
+    if (call->dtype == DTYPE_BF16)
+        transpose_keys(DTYPE_BF16, call->k, first, key_ld, keys, head_dim, w->kt);
+    else
+        transpose_keys(DTYPE_F32, call->k, first, key_ld, keys, head_dim, w->kt);
+    product(b->rows, round_up(keys), head_dim, w->q, stride, 1, w->kt, KEY_BLOCK, w->s, KEY_BLOCK, false);
+    softmax_tile(w, b, group_size(shape), segment, begin, keys, stride);
+    if (b->rows > FEW_ROWS) {
+        load_rows(call->dtype, call->v, first, key_ld, keys, head_dim, 1.0f, w->v, stride);
+        product(b->rows, stride, keys, w->s, KEY_BLOCK, 1, w->v, stride, w->sum, stride, true);
+    } else if (call->dtype == DTYPE_BF16) {
+        values_of(DTYPE_BF16, b->rows, w->s, call->v, first, key_ld, keys, head_dim, w->sum, stride);
+    } else {
+        values_of(DTYPE_F32, b->rows, w->s, call->v, first, key_ld, keys, head_dim, w->sum, stride);
+    }
+}
+
 void SIMD_NAME(attention)(AttentionCall *call, void *scratch) {
     AttentionScratch *w = scratch;
     const Attention *shape = call->shape;
     int head_dim = shape->head_dim, stride = round_up(head_dim), group = group_size(shape), token;
-    int64_t key_ld = (int64_t)shape->kv_heads * head_dim;
     int32_t kv_head;
     TaskCursor cursor = {0};
     while (next_task(call, &cursor, false, &token, &kv_head)) {
@@ -265,15 +349,8 @@ void SIMD_NAME(attention)(AttentionCall *call, void *scratch) {
         int32_t segment;
         for (int level = 0; (segment = chain_segment(shape, b.segment, level)) >= 0; level++) {
             int keys;
-            for (int begin = 0; (keys = keys_in_block(shape, &b, segment, begin)) > 0; begin += KEY_BLOCK) {
-                int64_t first = key_element(shape, segment, begin, kv_head);
-                load_rows(call->dtype, call->k, first, key_ld, keys, head_dim, 1.0f, w->k, stride);
-                load_rows(call->dtype, call->v, first, key_ld, keys, head_dim, 1.0f, w->v, stride);
-                transpose_keys(w->k, keys, stride, w->kt);
-                product(b.rows, round_up(keys), head_dim, w->q, stride, 1, w->kt, KEY_BLOCK, w->s, KEY_BLOCK, false);
-                softmax_tile(w, &b, group, segment, begin, keys, stride);
-                product(b.rows, stride, keys, w->s, KEY_BLOCK, 1, w->v, stride, w->sum, stride, true);
-            }
+            for (int begin = 0; (keys = keys_in_block(shape, &b, segment, begin)) > 0; begin += KEY_BLOCK)
+                forward_tile(call, w, &b, segment, begin, keys, stride);
         }
         for (int m = 0; m < b.rows; m++) {
             int64_t row = (int64_t)(m / group) * shape->heads + m % group;
@@ -325,8 +402,8 @@ void SIMD_NAME(attention_query_gradient)(AttentionCall *call, void *scratch) {
                 int64_t first = key_element(shape, segment, begin, kv_head);
                 load_rows(call->dtype, call->k, first, key_ld, keys, head_dim, 1.0f, w->k, stride);
                 load_rows(call->dtype, call->v, first, key_ld, keys, head_dim, 1.0f, w->v, stride);
-                transpose_keys(w->k, keys, stride, w->kt);
-                transpose_keys(w->v, keys, stride, w->vt);
+                transpose_converted(w->k, keys, stride, w->kt);
+                transpose_converted(w->v, keys, stride, w->vt);
                 gradient_tile(w, &b, group, head_dim, stride, segment, begin, keys);
                 product(b.rows, stride, keys, w->ds, KEY_BLOCK, 1, w->k, stride, w->sum, stride, true);
             }
@@ -360,8 +437,8 @@ void SIMD_NAME(attention_key_gradient)(AttentionCall *call, void *scratch) {
                     reached = true;
                     load_rows(call->dtype, call->k, first, key_ld, block, head_dim, 1.0f, w->k, stride);
                     load_rows(call->dtype, call->v, first, key_ld, block, head_dim, 1.0f, w->v, stride);
-                    transpose_keys(w->k, block, stride, w->kt);
-                    transpose_keys(w->v, block, stride, w->vt);
+                    transpose_converted(w->k, block, stride, w->kt);
+                    transpose_converted(w->v, block, stride, w->vt);
                     memset(w->dk, 0, (size_t)block * stride * sizeof *w->dk);
                     memset(w->dv, 0, (size_t)block * stride * sizeof *w->dv);
                 }

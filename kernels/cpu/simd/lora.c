@@ -9,9 +9,11 @@
 #include <omp.h>
 
 enum {
-    TOKENS = 4,        // rows in a buffer: as many accumulators a weight vector is used for
-    OUTER_TOKENS = 64, // rows, and
-    OUTER_WIDTH = 64,  // features of a tile of the sums over tokens: 16 KiB
+    TOKENS = 4,         // rows in a buffer: as many accumulators a weight vector is used for
+    OUTER_TOKENS = 64,  // rows, and
+    OUTER_WIDTH = 64,   // features of a tile of the sums over tokens: 16 KiB
+    FEW = 16,           // rows up to which A and B are used as they lie, as decoding wants it
+    FEW_WORK = 1 << 16, // multiply-adds of few rows below which waking a thread costs more than it does
 };
 
 // The scratch, cut by lora_layout().
@@ -302,11 +304,99 @@ static int32_t rows_from(int32_t n, int32_t first) {
     return n - first < TOKENS ? n - first : TOKENS;
 }
 
+// The value as h holds it: y is made from the h that backward will see.
+static float store_h(float value, void *h, size_t i, DType dtype) {
+    if (dtype == DTYPE_F32) return ((float *)h)[i] = value;
+    return from_bf16(((uint16_t *)h)[i] = to_bf16(value));
+}
+
+// out[t] = row_t . a for `tokens` <= TOKENS rows of x (fp32, `ld` apart, zero past the features); sums as in dot_rows.
+static void dot_as_it_lies(const float *x, int32_t tokens, const void *a, size_t first, int32_t in, int32_t ld,
+                           DType dtype, float *out) {
+    Lanes sum[TOKENS] = {{0}};
+    int32_t whole = in / LANES * LANES;
+    float part[LANES];
+    for (int32_t i = 0; i < whole; i += LANES) {
+        load_row(a, first + i, LANES, dtype, part);
+        Lanes v = lanes_load(part);
+        for (int32_t t = 0; t < tokens; t++) sum[t] += lanes_load(x + (size_t)t * ld + i) * v;
+    }
+    if (whole < in) {
+        memset(part, 0, sizeof part);
+        load_row(a, first + whole, in - whole, dtype, part);
+        for (int32_t t = 0; t < tokens; t++) sum[t] += lanes_load(x + (size_t)t * ld + whole) * lanes_load(part);
+    }
+    for (int32_t t = 0; t < tokens; t++) out[t] = lanes_sum(sum[t]);
+}
+
+// to[j][i] = scale * B[first + i][j] for `width` rows of B[., r], rows of `to` OUTER_WIDTH apart and zero behind.
+static void transpose_scaled(const void *b, int32_t first, int32_t width, int32_t r, float scale, DType dtype,
+                             float *to) {
+    if (width < OUTER_WIDTH) memset(to, 0, (size_t)r * OUTER_WIDTH * sizeof *to);
+    for (int32_t j = 0; j < r; j++)
+        for (int32_t i = 0; i < width; i++)
+            to[j * OUTER_WIDTH + i] = scale * load_one(b, (size_t)(first + i) * r + j, dtype);
+}
+
+// The forward product for few rows without dropout: no copies of A and B, threads share out the rank and then the
+// outputs. The bits are those of the way below.
+static void lora_few(const LoraGroup *group, const void *x, void *h, void *const *y, int32_t n, DType dtype,
+                     int threads, const Layout *l) {
+    int32_t r = group->r, tiles = 0;
+    int64_t work = (int64_t)l->rank * group->in;
+    for (int m = 0; m < group->count; m++) {
+        tiles += padded(group->module[m].out) / OUTER_WIDTH;
+        work += (int64_t)r * group->module[m].out;
+    }
+    if (work * n < FEW_WORK) threads = 1;
+#pragma omp parallel num_threads(threads)
+    {
+        float *buffer = l->buffer + (size_t)omp_get_thread_num() * l->buffer_floats;
+        for (int32_t first = 0; first < n; first += TOKENS) {
+            int32_t tokens = rows_from(n, first);
+            load_rows(x, first, tokens, group->in, l->in, dtype, buffer);
+#pragma omp for schedule(static) nowait
+            for (int32_t j = 0; j < l->rank; j++) {
+                float sum[TOKENS];
+                dot_as_it_lies(buffer, tokens, group->module[j / r].a, (size_t)(j % r) * group->in, group->in, l->in,
+                               dtype, sum);
+                for (int32_t t = 0; t < tokens; t++) {
+                    size_t to = (size_t)(first + t) * l->rank + j;
+                    l->h[to] = store_h(sum[t], h, to, dtype);
+                }
+            }
+        }
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (int32_t i = 0; i < tiles; i++) {
+            int m = 0;
+            int32_t tile = i;
+            while (tile >= padded(group->module[m].out) / OUTER_WIDTH)
+                tile -= padded(group->module[m++].out) / OUTER_WIDTH;
+            const LoraModule *module = &group->module[m];
+            int32_t o = tile * OUTER_WIDTH, width = module->out - o < OUTER_WIDTH ? module->out - o : OUTER_WIDTH;
+            float *bt = buffer, add[TOKENS * OUTER_WIDTH]; // scale * B^T: [r, OUTER_WIDTH]
+            transpose_scaled(module->b, o, width, r, group->scale, dtype, bt);
+            for (int32_t first = 0; first < n; first += TOKENS) {
+                int32_t tokens = rows_from(n, first);
+                combine_rows(l->h + (size_t)first * l->rank + m * r, l->rank, tokens, bt, r, OUTER_WIDTH, add,
+                             OUTER_WIDTH, false);
+                for (int32_t t = 0; t < tokens; t++)
+                    add_row(y[m], (size_t)(first + t) * module->out + o, width, dtype, add + t * OUTER_WIDTH);
+            }
+        }
+    }
+}
+
 void SIMD_NAME(lora)(const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y, int32_t n,
                      DType dtype, int threads, void *scratch) {
     Layout l;
     lora_layout(group, n, threads, scratch, &l);
     bool masks = dropout && dropout->p > 0;
+    if (n <= FEW && !masks) {
+        lora_few(group, x, h, y, n, dtype, threads, &l);
+        return;
+    }
     prepare(group, dropout, masks, n, dtype, threads, &l);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int32_t first = 0; first < n; first += TOKENS) {
@@ -328,14 +418,7 @@ void SIMD_NAME(lora)(const LoraGroup *group, const Dropout *dropout, const void 
         for (int32_t i = 0; i < tokens * l.rank; i++) {
             size_t to = (size_t)first * l.rank + i;
             float value = keep_scale(dropout, masks, first + i / l.rank) * sums[i];
-            if (dtype == DTYPE_BF16) {
-                uint16_t rounded = to_bf16(value);
-                ((uint16_t *)h)[to] = rounded;
-                value = from_bf16(rounded); // y is made from the h that backward will see
-            } else {
-                ((float *)h)[to] = value;
-            }
-            sums[i] = value;
+            sums[i] = store_h(value, h, to, dtype);
         }
         for (int m = 0; m < group->count; m++) {
             int32_t out = group->module[m].out;

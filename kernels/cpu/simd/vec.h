@@ -135,6 +135,19 @@ ALWAYS_INLINE void store_to(DType t, void *p, int64_t i, int64_t end, int64_t of
         store_part(t, p, offset + i, end - i, x);
 }
 
+// The sums of the lanes of each of four vectors.
+ALWAYS_INLINE __m128 sums_of_lanes(const vf v[4]) {
+    vf a = V(unpacklo_ps)(v[0], v[1]) + V(unpackhi_ps)(v[0], v[1]);
+    vf b = V(unpacklo_ps)(v[2], v[3]) + V(unpackhi_ps)(v[2], v[3]);
+    vf s = V(shuffle_ps)(a, b, 0x44) + V(shuffle_ps)(a, b, 0xEE); // each 128 bits hold a part of every sum
+#ifdef __AVX512F__
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+#else
+    __m256 half = s;
+#endif
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
 // --- functions ---
 
 // Lanes from
