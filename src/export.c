@@ -114,18 +114,29 @@ static Status take_step(Export *e, const char *dir) {
                      (long long)e->arguments->checkpoint, there);
 }
 
-// Of a run that goes on, which may take a checkpoint away between finding and reading it.
+static bool holds_checkpoints(const char *dir) {
+    int64_t *steps = NULL;
+    size_t count = 0;
+    const bool some = checkpoint_steps(dir, &steps, &count) == STATUS_OK && count > 0;
+    free(steps);
+    return some;
+}
+
+// A run that goes on may take a checkpoint away between finding and reading it; then there is a newer one.
 static Status take_newest(Export *e, const char *dir) {
-    for (int i = 0;; i++) {
+    for (int i = 1;; i++) {
         char *newest = NULL;
         TRY(checkpoint_newest(dir, &newest));
-        if (newest == NULL)
-            return error_set(STATUS_USAGE, "%s: the run has no adapter and no checkpoint yet; train first", e->run_dir);
-        Status status = take_checkpoint(e, newest);
-        const bool gone = status != STATUS_OK && !file_exists(newest) && i + 1 < NEWEST_TRIES;
-        free(newest);
-        if (!gone) return status;
-        error_clear();
+        if (newest != NULL) {
+            Status status = take_checkpoint(e, newest);
+            const bool gone = status != STATUS_OK && !file_exists(newest);
+            free(newest);
+            if (!gone || i == NEWEST_TRIES) return status;
+            error_clear();
+        } else if (i == NEWEST_TRIES || !holds_checkpoints(dir)) {
+            return error_set(STATUS_USAGE, "%s: the run has no adapter and no checkpoint yet%s; train first",
+                             e->run_dir, holds_checkpoints(dir) ? " that is whole" : "");
+        }
     }
 }
 
@@ -169,6 +180,9 @@ static Status compare_newest(Export *e, const char *dir) {
                         "%lld takes the newer one",
                         e->from, (long long)c.step);
         checkpoint_free(&c);
+    } else if (!file_exists(newest)) { // of a run that was taken up again
+        error_clear();
+        status = STATUS_OK;
     }
     free(newest);
     return status;

@@ -161,6 +161,9 @@ bad 3 'b: holds no config.json; model.path must be the folder of a Hugging Face 
 mkdir "$WORK/young"
 cp "$run/config.cfg" "$WORK/young"
 bad 2 '*young: the run has no adapter and no checkpoint yet; train first' "$WORK/young" --format peft --out "$new"
+mkdir "$WORK/young/checkpoints"
+cp "$WORK/cut/checkpoints/step-000030.h5" "$WORK/young/checkpoints" # the damaged one
+bad 2 '*young: the run has no adapter and no checkpoint yet that is whole; train first' "$WORK/young" --format peft --out "$new"
 # Another model under the same sizes: one weight differs.
 cp -r tiny-model "$WORK/other"
 size=$(stat -c %s "$WORK/other/model.safetensors")

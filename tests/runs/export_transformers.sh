@@ -18,7 +18,7 @@ must() {
     }
 }
 must mpirun -n 2 "$KTO" train configs/demo/demo.cfg train.output_dir="$run"
-must "$KTO" export "$run" --format peft --out "$WORK/peft"
+must "$KTO" export "$run" --format peft --out "$WORK/peft" --base-name owner/reviewer
 must "$KTO" export "$run" --format merged --out "$WORK/stored"
 must "$KTO" export "$run" --format merged --out "$WORK/wide" --dtype float32 --shard-bytes 500000
 head -n 20 configs/demo/titles.jsonl >"$WORK/prompts.jsonl"
@@ -27,7 +27,7 @@ sed "s#configs/demo/model#$WORK/stored#" "$run/config.cfg" >"$WORK/stored.cfg"
 "$KTO" sample "$WORK/stored.cfg" --base --prompts "$WORK/prompts.jsonl" --greedy --max-tokens 64 >"$WORK/stored.jsonl" || exit 1
 "$python" - "$WORK" configs/demo/model <<'PYTHON'
 import glob, json, sys
-import peft, torch, transformers
+import huggingface_hub, peft, torch, transformers
 from safetensors.torch import load_file
 
 work, base = sys.argv[1], sys.argv[2]
@@ -61,6 +61,12 @@ for name, value in was.items():
     assert (wide[name] - want).abs().max() <= 2**-23 * want.abs().max(), name
     assert torch.equal(stored[name], wide[name].to(value.dtype)), name
 assert 2 * merged == len(adapter) and merged == 21, merged
+
+# The heads of the model cards, as the Hub's own library reads them.
+card = huggingface_hub.ModelCard.load(work + "/peft/README.md").data.to_dict()
+assert (card["base_model"], card["library_name"], card["tags"]) == ("owner/reviewer", "peft", ["kto.c", "kto", "lora"]), card
+card = huggingface_hub.ModelCard.load(work + "/stored/README.md").data.to_dict()
+assert "base_model" not in card and card["library_name"] == "transformers", card
 
 tokenizer = transformers.AutoTokenizer.from_pretrained(work + "/stored")
 models = {
