@@ -15,7 +15,8 @@
 
 enum { ROWS = 5 };
 static const KtoOptions kto = {.beta = 0.3, .desirable_weight = 1.33, .undesirable_weight = 0.8};
-static const KtoOptions apo = {.apo_zero = true, .beta = 0.3, .desirable_weight = 1.33, .undesirable_weight = 0.8};
+static const KtoOptions apo = {
+    .loss = LOSS_APO_ZERO_UNPAIRED, .beta = 0.3, .desirable_weight = 1.33, .undesirable_weight = 0.8};
 static const KtoRecord records[ROWS] = {
     {-41.5, -40, -60, -61.5, 30, 1.5, 10, 25, 1, true},   {-12.25, -14, -33.5, -34, 12, -2, 4, 9, 1, false},
     {-30, -30.5, -20, -18.5, 20.5, 0.25, 7, 30, 1, true}, {-55.75, -52, -71, -74, 44, 3, 15, 40, 1, false},
@@ -115,7 +116,7 @@ static void test_finite_differences(void **state) {
     (void)state;
     Rng rng = rng_make(3, 0, 0);
     for (int round = 0; round < 200; round++) {
-        KtoOptions options = {.apo_zero = round % 2,
+        KtoOptions options = {.loss = (LossType)(round % 2),
                               .beta = 0.05 + rng_uniform(&rng),
                               .desirable_weight = 0.5 + rng_uniform(&rng),
                               .undesirable_weight = 0.5 + rng_uniform(&rng)};
