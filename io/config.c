@@ -91,8 +91,8 @@ static const Option OPTIONS[] = {
      "linear layers that get an adapter; \"all-linear\": all seven"},
     {"lora.init", STRING, AT(lora.init), "", true, ANY, 0, 0, {0},
      "PEFT adapter folder to start from"},
-    {"kto.loss_type", ENUM, AT(kto.loss_type), "kto", true, ANY, 0, 0, {"kto", "apo_zero_unpaired"},
-     "the loss"},
+    {"kto.loss_type", ENUM, AT(kto.loss_type), "kto", true, ANY, 0, 0, {"kto", "apo_zero_unpaired", "dpo"},
+     "the loss; dpo takes rows {\"prompt\", \"chosen\", \"rejected\"} as pairs"},
     {"kto.beta", FLOAT, AT(kto.beta), "0.1", true, ABOVE_MIN, 0, 1e6, {0},
      "scale of the log-ratios: larger stays closer to the base model"},
     {"kto.desirable_weight", FLOAT_OR_AUTO, AT(kto.desirable_weight), "1.0", true, MIN_MAX, 0, 1e6, {0},
@@ -104,7 +104,7 @@ static const Option OPTIONS[] = {
     {"train.seed", INT, AT(train.seed), "42", true, MIN_MAX, 0, BIG, {0},
      "of data order, adapter start and dropout"},
     {"train.global_batch_size", INT, AT(train.global_batch_size), "16", true, MIN_MAX, 1, 1e6, {0},
-     "rows a step, over all ranks"},
+     "rows a step (with the loss dpo: pairs), over all ranks"},
     {"train.micro_batch_tokens", INT, AT(train.micro_batch_tokens), "0", true, MIN_MAX, 0, 1e9, {0},
      "tokens a rank computes at once; 0: from the device's memory"},
     {"train.recompute", ENUM, AT(train.recompute), "none", false, ANY, 0, 0, {"none", "layer"},
@@ -621,6 +621,17 @@ static const char *where_set(const Reading *reading, const char *key, char *out,
     return out;
 }
 
+// A pair has one loss, which these two cannot weigh apart.
+static Status check_pair_weights(const Reading *reading, const char *key, double weight) {
+    char where[1100], text[32] = "\"auto\"";
+    if (reading->config->kto.loss_type != LOSS_DPO || weight == 1) return STATUS_OK;
+    if (!isnan(weight)) snprintf(text, sizeof text, "%g", weight);
+    return error_set(STATUS_USAGE,
+                     "%s: %s = %s weighs rows of one label, and with kto.loss_type = \"dpo\" a row is a pair of both; "
+                     "remove it, and give single pairs a \"weight\" in their rows if that is meant",
+                     where_set(reading, key, where, sizeof where), key, text);
+}
+
 static Status check_together(const Reading *reading) {
     const Config *c = reading->config;
     char where[1100];
@@ -636,6 +647,8 @@ static Status check_together(const Reading *reading) {
             "max_prompt_length",
             where_set(reading, "data.max_prompt_length", where, sizeof where), (long long)c->data.max_prompt_length,
             (long long)c->data.max_length);
+    TRY(check_pair_weights(reading, "kto.desirable_weight", c->kto.desirable_weight));
+    TRY(check_pair_weights(reading, "kto.undesirable_weight", c->kto.undesirable_weight));
     if (isnan(c->kto.desirable_weight) && isnan(c->kto.undesirable_weight))
         return error_set(STATUS_USAGE,
                          "%s: kto.desirable_weight and kto.undesirable_weight are both \"auto\", and each would wait "

@@ -8,7 +8,7 @@
 #define CONFIG_TEXT_MAX    1024 // of a string value
 #define CONFIG_TARGETS_MAX 7    // linear layers of a Llama block
 
-typedef enum LossType { LOSS_KTO = 0, LOSS_APO_ZERO_UNPAIRED = 1 } LossType;
+typedef enum LossType { LOSS_KTO = 0, LOSS_APO_ZERO_UNPAIRED = 1, LOSS_DPO = 2 } LossType;
 typedef enum Scheduler { SCHEDULER_COSINE = 0, SCHEDULER_LINEAR = 1, SCHEDULER_CONSTANT = 2 } Scheduler;
 
 typedef struct Config {

@@ -124,7 +124,7 @@ TokenCount batch_count(const BatchRow *rows, const int32_t *slot, int32_t count,
         const BatchRow *row = &rows[scratch[i]];
         for (int32_t c = 0; c < row->completion_count; c++) {
             if (!has_role(roles, row->completion[c].role)) continue;
-            *(row->completion[c].role == ROLE_POLICY ? &tokens.policy : &tokens.kl) += row->completion[c].length;
+            *(row->completion[c].role == ROLE_KL ? &tokens.kl : &tokens.policy) += row->completion[c].length;
         }
     }
     free(scratch);
@@ -148,7 +148,7 @@ static int compare_prompts(const void *a, const void *b, void *rows_) {
 static int64_t row_cost(const BatchRow *row, int32_t saved) {
     int64_t cost = 2 * (int64_t)(prefix_length(row) - saved);
     for (int32_t c = 0; c < row->completion_count; c++)
-        cost += (row->completion[c].role == ROLE_POLICY ? 2 : 1) * (int64_t)row->completion[c].length;
+        cost += (row->completion[c].role == ROLE_KL ? 1 : 2) * (int64_t)row->completion[c].length;
     return cost;
 }
 
@@ -300,11 +300,14 @@ static Status reserve(MicroBatch *batch, int64_t tokens, int32_t segments, int32
 static void add_scored(MicroBatch *out, const BatchRow *rows, int32_t slot, int32_t c, int32_t parent) {
     const BatchRow *row = &rows[slot];
     const Completion *completion = &row->completion[c];
+    const int32_t owner = completion->role == ROLE_POLICY     ? row->row
+                          : completion->role == ROLE_REJECTED ? row->rejected_row
+                                                              : -1;
     int32_t first = out->n_total;
     for (int32_t i = 0; i < completion->length; i++) {
         out->token[first + i] = i == 0 ? row->prompt[row->prompt_length - 1] : completion->tokens[i - 1];
         out->position[first + i] = row->prompt_length - 1 + i;
-        out->owner[first + i] = completion->role == ROLE_POLICY ? row->row : -1;
+        out->owner[first + i] = owner;
         out->target[first + i - out->n_prefix] = completion->tokens[i];
     }
     out->segment[out->segment_count++] = (Segment){first, completion->length, row->prompt_length - 1, parent};
@@ -331,7 +334,7 @@ Status batch_layout(const BatchRow *rows, const int32_t *slot, int32_t count, un
             for (int32_t c = 0; c < rows[scratch[i]].completion_count; c++)
                 if (rows[scratch[i]].completion[c].role == role && has_role(roles, role))
                     add_scored(out, rows, scratch[i], c, walk.leaf[i]);
-        if (role == ROLE_POLICY) {
+        if (role == ROLE_REJECTED) { // the last with gradient
             out->n_grad = out->n_total;
             out->grad_segments = out->segment_count;
             out->scored_grad = out->scored_count;

@@ -5,14 +5,18 @@
 //     [ prefixes | scored, with gradient (y) | scored, without gradient (y') ]
 // cut into segments (kernels/backend.h). The prefixes are the token trie of the prompts x_0 .. x_{p-2}; under each
 // prompt hangs one scored segment per completion with input tokens [x_{p-1}, c_0 .. c_{n-2}], predicting c_0 ..
-// c_{n-1}. Every token of a scored segment is scored and no token of a prefix is. Plain integer C: it knows no device
-// and no model.
+// c_{n-1}. Both completions of a preference pair are y, and its prompt is computed once. Every token of a scored
+// segment is scored and no token of a prefix is. Plain integer C: it knows no device and no model.
 #pragma once
 #include "kernels/backend.h"
 #include "src/base/status.h"
 #include <stdint.h>
 
-typedef enum Role { ROLE_POLICY = 0 /* y, with gradient */, ROLE_KL = 1 /* y', without */ } Role;
+typedef enum Role {
+    ROLE_POLICY = 0,   // y, of a pair the chosen one: with gradient
+    ROLE_REJECTED = 1, // of a pair: with gradient too
+    ROLE_KL = 2        // y': without
+} Role;
 #define BATCH_COMPLETIONS_MAX 2
 
 typedef struct Completion {
@@ -24,6 +28,7 @@ typedef struct Completion {
 // A row as the layout sees it. Pointers are borrowed.
 typedef struct BatchRow {
     int32_t row;           // index in the dataset, the dropout owner of the row's scored tokens
+    int32_t rejected_row;  // the same of a pair's rejected completion
     const int32_t *prompt; // [prompt_length], prompt_length >= 1
     const int32_t *owner;  // [prompt_length] dropout owners of the prompt's tokens, or NULL
     int32_t prompt_length;
@@ -74,11 +79,11 @@ Status batch_layout(const BatchRow *rows, const int32_t *slot, int32_t count, un
                     MicroBatch *out);
 void micro_batch_free(MicroBatch *batch);
 
-#define ROLES_ALL     (1u << ROLE_POLICY | 1u << ROLE_KL)
-#define ROLES_POLICY  (1u << ROLE_POLICY)
+#define ROLES_POLICY  (1u << ROLE_POLICY | 1u << ROLE_REJECTED)
+#define ROLES_ALL     (ROLES_POLICY | 1u << ROLE_KL)
 #define ROLES_KL_ONLY (1u << ROLE_KL)
 
-// Tokens that batch_layout would lay out: prefixes, y, y'.
+// Tokens that batch_layout would lay out: prefixes, y (of pairs both), y'.
 typedef struct TokenCount {
     int64_t prefix, policy, kl;
 } TokenCount;

@@ -32,7 +32,7 @@ static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int
         apart_keys += prompt * (prompt - 1) / 2;
         for (int32_t c = 0; c < row->completion_count; c++) {
             const double n = row->completion[c].length, keys = n * prompt + n * (n - 1) / 2;
-            *(row->completion[c].role == ROLE_POLICY ? &sum->policy_keys : &sum->kl_keys) += keys;
+            *(row->completion[c].role == ROLE_KL ? &sum->kl_keys : &sum->policy_keys) += keys;
         }
     }
     const TokenCount tokens = batch_count(rows, slot, count, ROLES_ALL, share);
@@ -150,7 +150,8 @@ static Status describe_device(Estimate *e, const RooflineDevice *device) {
 static Status describe_cost(Estimate *e, const RooflineDevice *device) {
     Run *run = e->run;
     TRY(measure(e));
-    log_info("%-8s %lld steps of %d rows", "run", (long long)run_total_steps(run), run->train.batch_size);
+    log_info("%-8s %lld steps of %d %s", "run", (long long)run_total_steps(run), run->train.batch_size,
+             run->train.pairs ? "pairs" : "rows");
     if (device != NULL) {
         TRY(describe_device(e, device));
     } else {
@@ -214,7 +215,7 @@ static Status fill(Run *run, const Dataset *dataset, Reference *reference, const
         TRY(reference_save(reference, run->comm));
         last_save = clock_seconds();
     }
-    log_info("%s: %d rows in %s", name, dataset->count, reference->path);
+    log_info("%s: %d %s in %s", name, dataset->count, dataset->pairs ? "pairs" : "rows", reference->path);
     return reference_save(reference, run->comm);
 }
 

@@ -97,7 +97,7 @@ typedef struct Share {
     int32_t *tokens;
     int64_t token_count, token_capacity;
     DatasetCounts counts;
-    Ids prompt, both;
+    Ids prompt, both[2]; // of the line at hand: prompt, and prompt + completion
 } Share;
 
 static Status grow(void **v, int64_t *capacity, int64_t needed, size_t size) {
@@ -110,21 +110,19 @@ static Status grow(void **v, int64_t *capacity, int64_t needed, size_t size) {
     return STATUS_OK;
 }
 
-static Status add_row(Share *share, const JsonlFile *file, int64_t line, const JsonlRow *source, int which,
-                      float weight, const Tokenizer *tokenizer, const DatasetOptions *options) {
-    const uint32_t number = file->line_number[line];
-    Status status = encode_pair(tokenizer, options->chat, &source->prompt, &source->completion[which], &share->prompt,
-                                &share->both);
+// Encodes completion `which` of a row; *seam gets the length of the prompt's tokens that stay.
+static Status encode_completion(Share *share, const JsonlFile *file, uint32_t number, const JsonlRow *source, int which,
+                                const Tokenizer *tokenizer, const DatasetOptions *options, int32_t *seam) {
+    Ids *prompt = &share->prompt, *both = &share->both[which];
+    Status status = encode_pair(tokenizer, options->chat, &source->prompt, &source->completion[which], prompt, both);
     if (status != STATUS_OK) return error_at(status, file->path, number);
-    const Ids *prompt = &share->prompt, *both = &share->both;
     int32_t p = 0;
     while (p < prompt->count && p < both->count && prompt->v[p] == both->v[p]) p++;
-    const int32_t c = both->count - p;
     if (p == 0)
         return error_set(STATUS_DATA,
                          "%s:%u: the prompt is empty and the tokenizer adds no BOS; give the prompt a text", file->path,
                          number);
-    if (c == 0)
+    if (p == both->count)
         return error_set(STATUS_DATA, "%s:%u: the completion is empty once tokenised; give it a text", file->path,
                          number);
     for (int32_t i = 0; i < both->count; i++)
@@ -133,27 +131,57 @@ static Status add_row(Share *share, const JsonlFile *file, int64_t line, const J
                              "%s:%u: token id %d is not in the model's vocabulary of %d; tokenizer and model do "
                              "not belong together",
                              file->path, number, both->v[i], options->vocab);
+    *seam = p;
+    return STATUS_OK;
+}
+
+// Appends completions [begin, end) of a row, encoded already, behind the first `p` tokens of what they begin with,
+// which is stored once; a row to the list of each.
+static Status add_rows(Share *share, uint32_t number, const JsonlRow *source, int begin, int end, int32_t p,
+                       const DatasetOptions *options) {
     // max_prompt_length keeps the END of an over-long prompt.
     const int32_t skip =
         options->max_prompt_length > 0 && p > options->max_prompt_length ? p - (int32_t)options->max_prompt_length : 0;
+    const int64_t first = share->token_count;
     if (p - skip >= options->max_length) {
         share->counts.dropped++;
         return STATUS_OK;
     }
-    const int list = which;
-    TRY(grow((void **)&share->row[list], &share->row_capacity[list], share->row_count[list] + 1, sizeof(Row)));
-    TRY(grow((void **)&share->tokens, &share->token_capacity, share->token_count + p - skip + c, sizeof(int32_t)));
-    Row *row = &share->row[list][share->row_count[list]++];
-    *row = (Row){.first = (uint64_t)share->token_count,
-                 .completion = (uint64_t)(share->token_count + p - skip),
-                 .prompt_length = p - skip,
-                 .completion_length = c,
-                 .line = number,
-                 .weight = weight,
-                 .label = source->paired ? which == 0 : source->label};
-    memcpy(share->tokens + share->token_count, both->v + skip, sizeof(int32_t) * (size_t)(p - skip + c));
-    share->token_count += p - skip + c;
+    for (int which = begin; which < end; which++) {
+        const Ids *both = &share->both[which];
+        const int32_t from = which == begin ? skip : p, n = both->count - from;
+        TRY(grow((void **)&share->row[which], &share->row_capacity[which], share->row_count[which] + 1, sizeof(Row)));
+        TRY(grow((void **)&share->tokens, &share->token_capacity, share->token_count + n, sizeof(int32_t)));
+        memcpy(share->tokens + share->token_count, both->v + from, sizeof(int32_t) * (size_t)n);
+        share->row[which][share->row_count[which]++] = (Row){.first = (uint64_t)first,
+                                                             .completion = (uint64_t)(share->token_count + p - from),
+                                                             .prompt_length = p - skip,
+                                                             .completion_length = both->count - p,
+                                                             .line = number,
+                                                             .weight = source->weight,
+                                                             .label = source->paired ? which == 0 : source->label};
+        share->token_count += n;
+    }
     return STATUS_OK;
+}
+
+// As rows of their own, the completions of a paired line each have the seam where they part from the prompt; as a pair
+// they have the first of the two (TRL 1.16's DPOTrainer).
+static Status add_source(Share *share, const JsonlFile *file, uint32_t number, const JsonlRow *source,
+                         const Tokenizer *tokenizer, const DatasetOptions *options) {
+    const int count = source->paired ? 2 : 1;
+    int32_t seam[2];
+    if (options->pairs && !source->paired)
+        return error_set(STATUS_DATA,
+                         "%s:%u: is a single answer with a \"label\", and kto.loss_type = \"dpo\" learns from pairs; "
+                         "give {\"prompt\", \"chosen\", \"rejected\"}, or set kto.loss_type = \"kto\"",
+                         file->path, number);
+    for (int which = 0; which < count; which++) {
+        TRY(encode_completion(share, file, number, source, which, tokenizer, options, &seam[which]));
+        if (!options->pairs) TRY(add_rows(share, number, source, which, which + 1, seam[which], options));
+    }
+    if (!options->pairs) return STATUS_OK;
+    return add_rows(share, number, source, 0, 2, seam[0] < seam[1] ? seam[0] : seam[1], options);
 }
 
 static Status add_line(Share *share, const JsonlFile *file, int64_t line, const Tokenizer *tokenizer,
@@ -161,8 +189,7 @@ static Status add_line(Share *share, const JsonlFile *file, int64_t line, const 
     JsonlRow source;
     const int64_t chosen = share->row_count[0], tokens = share->token_count, dropped = share->counts.dropped;
     Status status = jsonl_row(file, line, &source);
-    for (int which = 0; which < (source.paired ? 2 : 1) && status == STATUS_OK; which++)
-        status = add_row(share, file, line, &source, which, source.weight, tokenizer, options);
+    if (status == STATUS_OK) status = add_source(share, file, file->line_number[line], &source, tokenizer, options);
     jsonl_row_free(&source);
     if (status != STATUS_DATA || !options->skip_bad_rows) return status;
     if (share->counts.bad++ == 0)
@@ -180,7 +207,8 @@ static void share_free(Share *share) {
     free(share->row[1]);
     free(share->tokens);
     free(share->prompt.v);
-    free(share->both.v);
+    free(share->both[0].v);
+    free(share->both[1].v);
 }
 
 // --- all shares into the node's memory ------------------------------------------------------------------------------
@@ -257,7 +285,8 @@ static Status gather_shares(Dataset *out, const Share *share, const DatasetOptio
     out->counts.dropped = total[DROPPED];
     const int64_t count = total[ROWS0] + total[ROWS1];
     if (count > INT32_MAX) return error_set(STATUS_DATA, "%s: more than %d rows", out->path, INT32_MAX);
-    out->count = (int32_t)count;
+    out->row_count = (int32_t)count;
+    out->count = (int32_t)(options->pairs ? total[ROWS0] : count);
     if (count == 0) {
         if (total[DROPPED] > 0)
             return error_set(STATUS_DATA,
@@ -342,7 +371,7 @@ static Status order_and_pair(Dataset *d, const DatasetOptions *options) {
         for (int32_t b = 0; b < d->batch_count; b++) pair_batch(d, b);
     }
     DatasetCounts *counts = &d->counts;
-    for (int32_t i = 0; i < d->count; i++) {
+    for (int32_t i = 0; i < d->row_count; i++) {
         const Row *row = &d->rows[i];
         int32_t length = cut_length(d, row, row),
                 other = d->kl_row == NULL ? 0 : cut_length(d, row, &d->rows[d->kl_row[i]]);
@@ -352,9 +381,12 @@ static Status order_and_pair(Dataset *d, const DatasetOptions *options) {
         counts->completion_tokens += length;
         int64_t longest = row->prompt_length + (length > other ? length : other);
         if (longest > counts->longest) counts->longest = longest;
-        const double facts[] = {row->label,         (double)row->weight,
-                                row->prompt_length, row->completion_length,
-                                d->order[i],        d->kl_row == NULL ? -1 : d->kl_row[i]};
+        const double facts[] = {row->label,
+                                (double)row->weight,
+                                row->prompt_length,
+                                row->completion_length,
+                                i < d->count ? d->order[i] : -1,
+                                d->kl_row == NULL ? -1 : d->kl_row[i]};
         d->hash = hash_bytes(d->hash, facts, sizeof facts);
     }
     const int64_t settings[] = {d->max_length, d->batch_size};
@@ -364,7 +396,7 @@ static Status order_and_pair(Dataset *d, const DatasetOptions *options) {
 
 Status dataset_open(Dataset *out, const char *path, const Tokenizer *tokenizer, const DatasetOptions *options,
                     Comm *comm) {
-    *out = (Dataset){.path = path, .max_length = options->max_length};
+    *out = (Dataset){.path = path, .pairs = options->pairs, .max_length = options->max_length};
     JsonlFile file = {0};
     Status status = comm_agree(comm, jsonl_open(&file, path));
     Share share = {0};
@@ -408,10 +440,12 @@ void dataset_batch(const Dataset *d, int32_t batch, BatchRow *rows) {
                              .owner = d->owners == NULL ? NULL : d->owners + row->first,
                              .completion_count = 1};
         rows[i].completion[0] = (Completion){d->tokens + row->completion, cut_length(d, row, row), ROLE_POLICY};
-        if (d->kl_row == NULL) continue;
-        const Row *other = &d->rows[d->kl_row[index]];
+        if (d->pairs) rows[i].rejected_row = d->count + index;
+        const int32_t second = d->pairs ? rows[i].rejected_row : d->kl_row != NULL ? d->kl_row[index] : -1;
+        if (second < 0) continue;
+        const Row *other = &d->rows[second];
         rows[i].completion[rows[i].completion_count++] =
-            (Completion){d->tokens + other->completion, cut_length(d, row, other), ROLE_KL};
+            (Completion){d->tokens + other->completion, cut_length(d, row, other), d->pairs ? ROLE_REJECTED : ROLE_KL};
     }
 }
 

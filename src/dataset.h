@@ -8,8 +8,8 @@
 #include "src/batch.h"
 
 typedef struct Row {
-    uint64_t first; // of the prompt in Dataset.tokens; the completion follows at `completion`
-    uint64_t completion;
+    uint64_t first;                           // of the prompt in Dataset.tokens
+    uint64_t completion;                      // of the completion there
     int32_t prompt_length, completion_length; // tokens; the completion is uncut
     uint32_t line;                            // in the file
     float weight;
@@ -18,28 +18,31 @@ typedef struct Row {
 
 typedef struct DatasetCounts {
     int64_t read, bad, dropped, cut, desirable, undesirable; // cut: completions that max_length shortens
-    int64_t tokens, completion_tokens;                       // after cutting
+    int64_t tokens, completion_tokens;                       // after cutting; a pair's prompt with each completion
     int64_t longest;                                         // row, in tokens, after cutting (y and y')
     char first_bad[256];                                     // message of the first bad row skipped
 } DatasetCounts;
 
 typedef struct Dataset {
     const char *path;
-    const Row *rows;       // [count], in file order (all chosen before all rejected for paired files); node-shared
+    const Row *rows;       // [row_count], in file order (all chosen before all rejected for paired files); node-shared
     const int32_t *tokens; // node-shared
     const int32_t *owners; // [tokens] dropout owners of prompt tokens, or NULL; node-shared
-    int32_t count;
+    bool pairs;            // row i is a chosen completion, and row count + i the rejected one to the same prompt
+    int32_t count;         // what batches are made of: rows, or pairs, which their chosen rows stand for
+    int32_t row_count;
     int64_t max_length;
     int32_t *order;  // [count] batch b is order[b * batch_size ..]
     int32_t *kl_row; // [count] row i's y' is the completion of row kl_row[i]; NULL: the loss needs none
     int32_t batch_size, batch_count;
-    uint64_t hash; // of tokens, labels, weights, order and pairing
+    uint64_t hash; // of tokens, labels, weights, order, pairs and pairing with y'
     DatasetCounts counts;
 } Dataset;
 
 typedef struct DatasetOptions {
     int64_t max_length, max_prompt_length;
     bool shuffle, skip_bad_rows, need_kl, need_owners;
+    bool pairs; // the loss takes pairs; a row that is none is a bad one
     uint64_t seed;
     int32_t batch_size;
     ChatTemplate chat;
@@ -51,9 +54,10 @@ Status dataset_open(Dataset *out, const char *path, const Tokenizer *tokenizer, 
                     Comm *comm);
 void dataset_close(Dataset *dataset);
 
-// Rows in global batch `batch` (the last may be smaller).
+// Rows, or pairs, in global batch `batch` (the last may be smaller).
 int32_t dataset_batch_rows(const Dataset *dataset, int32_t batch);
-// Fills rows[dataset_batch_rows()] with prompts and completions y (and y' when the loss needs it), cut to max_length.
+// Fills rows[dataset_batch_rows()] with prompts and completions, cut to max_length: y, and a pair's rejected one or y'
+// when the loss needs it.
 void dataset_batch(const Dataset *dataset, int32_t batch, BatchRow *rows);
 
 // The batches of an epoch (0-based) in the order they are visited: epoch 0 and a sequential order as they stand, later

@@ -1,16 +1,17 @@
-// The KTO loss: records of a global batch to z0, loss, metrics and d loss / d logp. Plain scalar C in fp64, small
-// enough to be read as the definition. KTO: arXiv 2402.01306 eq. 7-8; APO-zero unpaired: arXiv 2408.06266; definitions
-// of losses and metrics are those of TRL 1.16's KTOTrainer.
+// The losses: records of a global batch to z0, loss, metrics and d loss / d logp. Plain scalar C in fp64, small enough
+// to be read as the definition. KTO: arXiv 2402.01306 eq. 7-8; APO-zero unpaired: arXiv 2408.06266; DPO: arXiv
+// 2305.18290 eq. 7. Definitions of losses and metrics are those of TRL 1.16's KTOTrainer and DPOTrainer.
 #pragma once
+#include "io/config.h"
 #include "io/metrics.h"
 #include <stdint.h>
 
 typedef struct KtoOptions {
-    bool apo_zero; // apo_zero_unpaired: no KL completion, z0 = 0
-    double beta, desirable_weight, undesirable_weight;
+    LossType loss; // only "kto" has KL completions and a z0 other than 0; a row of "dpo" is a pair
+    double beta, desirable_weight, undesirable_weight; // the weights of labels are not used by "dpo"
 } KtoOptions;
 
-// One row of the global batch, in row order. Log-probs are sums over the completion's tokens, in nats.
+// One completion of the global batch. Log-probs are sums over its tokens, in nats.
 typedef struct KtoRecord {
     double logp, ref_logp;       // of y under policy and reference
     double logp_kl, ref_logp_kl; // of y'
@@ -19,14 +20,18 @@ typedef struct KtoRecord {
     double scored_tokens;        // tokens of y
     double tokens;               // tokens of prompt and y
     double weight;               // of the row
-    bool desirable;
+    bool desirable;              // of a pair: the chosen one
 } KtoRecord;
+
+// Records of a row: 1, or 2 with "dpo", the chosen completion and then the rejected one. Below, `row` points to a row's
+// records, and `records` holds those of `count` rows, in row order.
+int32_t kto_completions(const KtoOptions *options);
 
 // z0 = max(0, mean of logp_kl - ref_logp_kl): eq. 7's reference point, a constant for the gradient.
 double kto_z0(const KtoOptions *options, const KtoRecord *records, int32_t count);
-double kto_row_loss(const KtoOptions *options, const KtoRecord *record, double z0);
-// d (mean of row losses over `count` rows) / d logp of this row.
-double kto_row_gradient(const KtoOptions *options, const KtoRecord *record, double z0, int32_t count);
+double kto_row_loss(const KtoOptions *options, const KtoRecord *row, double z0);
+// d (mean of row losses over `count` rows) / d logp of this row; of a pair's rejected completion it is minus that.
+double kto_row_gradient(const KtoOptions *options, const KtoRecord *row, double z0, int32_t count);
 
 // Fills loss, kl, entropy, rewards_*, logps_*, logits_*, rows, rows_chosen and scored_tokens; a metric without rows is
 // NaN.

@@ -204,6 +204,7 @@ static Status open_rows(Run *run, int32_t vocab) {
                               .shuffle = config->data.order == 0,
                               .skip_bad_rows = config->data.skip_bad_rows,
                               .need_kl = config->kto.loss_type == LOSS_KTO,
+                              .pairs = config->kto.loss_type == LOSS_DPO,
                               .need_owners = config->lora.dropout > 0,
                               .seed = (uint64_t)config->train.seed,
                               .batch_size = (int32_t)config->train.global_batch_size,
@@ -321,7 +322,7 @@ static Status reserve_activations(Run *run) {
 static Status open_step(Run *run) {
     Config *config = &run->config;
     const DatasetCounts *counts = &run->train.counts;
-    KtoOptions kto = {.apo_zero = config->kto.loss_type == LOSS_APO_ZERO_UNPAIRED,
+    KtoOptions kto = {.loss = (LossType)config->kto.loss_type,
                       .beta = config->kto.beta,
                       .desirable_weight = config->kto.desirable_weight,
                       .undesirable_weight = config->kto.undesirable_weight};
@@ -448,6 +449,7 @@ Status run_first_adapter(Run *run) {
 
 static void describe_labels(const Run *run) {
     const DatasetCounts *counts = &run->train.counts;
+    if (run->train.pairs) return;
     if (counts->desirable == 0 || counts->undesirable == 0) {
         log_warning("%s: every row is %s; KTO learns from the difference between both labels", run->train.path,
                     counts->desirable == 0 ? "undesirable" : "desirable");
@@ -465,12 +467,16 @@ static void describe_labels(const Run *run) {
 
 static void describe_rows(const Dataset *dataset, const char *name) {
     const DatasetCounts *counts = &dataset->counts;
-    log_info("%-8s %s: %d rows, %lld desirable and %lld undesirable, %.1f tokens a row, longest %lld", name,
-             dataset->path, dataset->count, (long long)counts->desirable, (long long)counts->undesirable,
-             (double)counts->tokens / dataset->count, (long long)counts->longest);
+    if (dataset->pairs)
+        log_info("%-8s %s: %d pairs, %.1f tokens a completion with its prompt, longest %lld", name, dataset->path,
+                 dataset->count, (double)counts->tokens / dataset->row_count, (long long)counts->longest);
+    else
+        log_info("%-8s %s: %d rows, %lld desirable and %lld undesirable, %.1f tokens a row, longest %lld", name,
+                 dataset->path, dataset->count, (long long)counts->desirable, (long long)counts->undesirable,
+                 (double)counts->tokens / dataset->count, (long long)counts->longest);
     if (counts->dropped + counts->cut > 0)
-        log_info("%-8s data.max_length: %lld rows dropped (the prompt alone fills it), %lld completions cut", "",
-                 (long long)counts->dropped, (long long)counts->cut);
+        log_info("%-8s data.max_length: %lld %s dropped (the prompt alone fills it), %lld completions cut", "",
+                 (long long)counts->dropped, dataset->pairs ? "pairs" : "rows", (long long)counts->cut);
     if (counts->bad > 0) log_warning("%lld bad rows skipped; the first: %s", (long long)counts->bad, counts->first_bad);
 }
 

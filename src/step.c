@@ -10,18 +10,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A record on the wire: the row's place in the batch, then its scores.
+// A row on the wire: its place in the batch, then the scores of its completion, or of a pair's two.
 enum { SCORE_LOGP, SCORE_LOGP_KL, SCORE_ENTROPY, SCORE_LOGIT, SCORE_TOKENS, SCORE_FLAGS, STEP_SCORES };
-enum { RECORD_WORDS = 1 + STEP_SCORES };
 enum { NAMED_ROWS = 32 };
 
+static int32_t row_words(const StepContext *context) {
+    return kto_completions(&context->kto) * STEP_SCORES;
+}
+
+static double *scores_of(const StepContext *context, int32_t slot, int which) {
+    return context->row_scores + (size_t)slot * (size_t)row_words(context) + (size_t)which * STEP_SCORES;
+}
+
 Status step_open(StepContext *context, int32_t batch_rows) {
+    const int32_t wire_words = 1 + row_words(context);
     TRY(MEMORY_ALLOC(context->rows, batch_rows, "a batch"));
-    TRY(MEMORY_ALLOC(context->mine, batch_rows * RECORD_WORDS, "records"));
-    TRY(MEMORY_ALLOC(context->all, batch_rows * RECORD_WORDS, "records"));
+    TRY(MEMORY_ALLOC(context->mine, batch_rows * wire_words, "records"));
+    TRY(MEMORY_ALLOC(context->all, batch_rows * wire_words, "records"));
     TRY(MEMORY_ALLOC(context->wire_counts, context->comm->size, "records"));
-    TRY(MEMORY_ALLOC(context->row_scores, batch_rows * STEP_SCORES, "records"));
-    TRY(MEMORY_ALLOC(context->records, batch_rows, "records"));
+    TRY(MEMORY_ALLOC(context->row_scores, batch_rows * row_words(context), "records"));
+    TRY(MEMORY_ALLOC(context->records, batch_rows * kto_completions(&context->kto), "records"));
     return MEMORY_ALLOC(context->host_gradient, context->model->adapter_count, "gradient");
 }
 
@@ -65,8 +73,9 @@ static void collect(StepContext *context) {
             entropy += context->scores.entropy[t];
             logit += context->scores.mean_logit[t];
         }
-        double *row = context->row_scores + (size_t)scored->slot * STEP_SCORES;
-        if (context->rows[scored->slot].completion[scored->completion].role == ROLE_KL) {
+        const Role role = context->rows[scored->slot].completion[scored->completion].role;
+        double *row = scores_of(context, scored->slot, role == ROLE_REJECTED);
+        if (role == ROLE_KL) {
             row[SCORE_LOGP_KL] = logp;
             continue;
         }
@@ -81,41 +90,50 @@ static void collect(StepContext *context) {
 static Status exchange(StepContext *context, StepTimes *times) {
     const BatchPlan *plan = &context->plan;
     Comm *comm = context->comm;
+    const int32_t words = row_words(context);
     double *to = context->mine;
     for (int32_t i = plan->rank_first[comm->rank]; i < plan->rank_first[comm->rank + 1]; i++) {
         *to++ = plan->slot[i];
-        memcpy(to, context->row_scores + (size_t)plan->slot[i] * STEP_SCORES, STEP_SCORES * sizeof(double));
-        to += STEP_SCORES;
+        memcpy(to, scores_of(context, plan->slot[i], 0), (size_t)words * sizeof(double));
+        to += words;
     }
     for (int32_t r = 0; r < comm->size; r++)
-        context->wire_counts[r] = RECORD_WORDS * (plan->rank_first[r + 1] - plan->rank_first[r]);
+        context->wire_counts[r] = (1 + words) * (plan->rank_first[r + 1] - plan->rank_first[r]);
     double start = clock_seconds();
     TRY(comm_gather(comm, context->mine, context->all, context->wire_counts));
     times->wait_seconds += clock_seconds() - start;
     for (int32_t i = 0; i < plan->count; i++) {
-        const double *from = context->all + (size_t)i * RECORD_WORDS;
-        memcpy(context->row_scores + (size_t)from[0] * STEP_SCORES, from + 1, STEP_SCORES * sizeof(double));
+        const double *from = context->all + (size_t)i * (size_t)(1 + words);
+        memcpy(scores_of(context, (int32_t)from[0], 0), from + 1, (size_t)words * sizeof(double));
     }
     return STATUS_OK;
 }
 
+static int32_t dataset_row(const BatchRow *row, int which) {
+    return which == 0 ? row->row : row->rejected_row;
+}
+
 static void make_records(StepContext *context, const Dataset *dataset, const Reference *reference) {
-    for (int32_t i = 0; i < context->plan.count; i++) {
-        const BatchRow *row = &context->rows[i];
-        const double *scores = context->row_scores + (size_t)i * STEP_SCORES;
-        context->records[i] = (KtoRecord){
-            .logp = scores[SCORE_LOGP],
-            .logp_kl = scores[SCORE_LOGP_KL],
-            .ref_logp = reference->logp[row->row],
-            .ref_logp_kl = reference->logp_kl[row->row],
-            .entropy_sum = scores[SCORE_ENTROPY],
-            .logit_sum = scores[SCORE_LOGIT],
-            .scored_tokens = scores[SCORE_TOKENS],
-            .tokens = row->prompt_length + row->completion[0].length,
-            .weight = (double)dataset->rows[row->row].weight,
-            .desirable = dataset->rows[row->row].label == 1,
-        };
-    }
+    const int32_t completions = kto_completions(&context->kto);
+    KtoRecord *to = context->records;
+    for (int32_t i = 0; i < context->plan.count; i++)
+        for (int which = 0; which < completions; which++) {
+            const BatchRow *row = &context->rows[i];
+            const double *scores = scores_of(context, i, which);
+            const int32_t index = dataset_row(row, which);
+            *to++ = (KtoRecord){
+                .logp = scores[SCORE_LOGP],
+                .logp_kl = scores[SCORE_LOGP_KL],
+                .ref_logp = reference->logp[index],
+                .ref_logp_kl = reference->logp_kl[index],
+                .entropy_sum = scores[SCORE_ENTROPY],
+                .logit_sum = scores[SCORE_LOGIT],
+                .scored_tokens = scores[SCORE_TOKENS],
+                .tokens = row->prompt_length + row->completion[which].length,
+                .weight = (double)dataset->rows[index].weight,
+                .desirable = dataset->rows[index].label == 1,
+            };
+        }
 }
 
 typedef struct Walk {
@@ -145,9 +163,12 @@ static Status backward(Walk *walk, double z0) {
     StepContext *context = walk->context;
     const MicroBatch *micro = &context->micro;
     make_records(context, walk->dataset, walk->reference);
+    const int32_t completions = kto_completions(&context->kto);
     for (int32_t i = 0; i < micro->scored_grad; i++) {
         const Scored *scored = &micro->scored[i];
-        double gradient = kto_row_gradient(&context->kto, &context->records[scored->slot], z0, context->plan.count);
+        const KtoRecord *row = &context->records[scored->slot * completions];
+        double gradient = kto_row_gradient(&context->kto, row, z0, context->plan.count);
+        if (context->rows[scored->slot].completion[scored->completion].role == ROLE_REJECTED) gradient = -gradient;
         for (int32_t t = 0; t < scored->length; t++) context->dlogp[scored->first + t] = (float)gradient;
     }
     Pass pass = walk->pass;
@@ -186,7 +207,7 @@ static double computed_tokens(const StepContext *context) {
 
 Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, StepMode mode, int64_t step,
                 Reference *reference, MetricsRow *out, StepTimes *times) {
-    const int32_t count = dataset_batch_rows(dataset, batch);
+    const int32_t count = dataset_batch_rows(dataset, batch), completions = kto_completions(&context->kto);
     const bool train = mode == STEP_TRAIN;
     dataset_batch(dataset, batch, context->rows);
     const BatchOptions options = {.rank = context->comm->rank,
@@ -195,7 +216,7 @@ Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, Ste
                                   .share = context->share_prefixes};
     BatchPlan *plan = &context->plan;
     TRY(batch_plan(context->rows, count, &options, plan));
-    for (int32_t i = 0; i < count * STEP_SCORES; i++) context->row_scores[i] = 0;
+    for (int32_t i = 0; i < count * row_words(context); i++) context->row_scores[i] = 0;
 
     const uint64_t key[] = {context->seed, (uint64_t)step};
     Walk walk = {
@@ -219,7 +240,7 @@ Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, Ste
         }
     } else {
         // One micro-batch a rank, or no y': then z0 is 0 and no row waits for another's.
-        const bool wait_for_z0 = !context->kto.apo_zero;
+        const bool wait_for_z0 = context->kto.loss == LOSS_KTO;
         for (int32_t i = 0; i < plan->micro_count; i++) {
             TRY(forward(&walk, i, ROLES_ALL));
             if (train && !wait_for_z0) TRY(backward(&walk, 0));
@@ -231,16 +252,17 @@ Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, Ste
             if (plan->micro_count > 0) TRY(backward(&walk, z0));
         }
     }
-    if (!train || plan->two_pass || context->kto.apo_zero) TRY(exchange(context, times));
+    if (!train || plan->two_pass || context->kto.loss != LOSS_KTO) TRY(exchange(context, times));
     if (train) TRY(sum_gradient(context, times));
 
     if (mode == STEP_REFERENCE) {
-        for (int32_t i = 0; i < count; i++) {
-            const int32_t row = context->rows[i].row;
-            reference->logp[row] = context->row_scores[(size_t)i * STEP_SCORES + SCORE_LOGP];
-            reference->logp_kl[row] = context->row_scores[(size_t)i * STEP_SCORES + SCORE_LOGP_KL];
-        }
-        reference->missing -= count;
+        for (int32_t i = 0; i < count; i++)
+            for (int which = 0; which < completions; which++) {
+                const int32_t row = dataset_row(&context->rows[i], which);
+                reference->logp[row] = scores_of(context, i, which)[SCORE_LOGP];
+                reference->logp_kl[row] = scores_of(context, i, which)[SCORE_LOGP_KL];
+            }
+        reference->missing -= count * completions;
         reference->changed = true;
         return STATUS_OK;
     }
@@ -248,22 +270,26 @@ Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, Ste
     kto_metrics(&context->kto, context->records, count, kto_z0(&context->kto, context->records, count), out);
     out->computed_tokens = computed_tokens(context);
     out->num_tokens = 0;
-    for (int32_t i = 0; i < count; i++) out->num_tokens += context->records[i].tokens;
+    for (int32_t i = 0; i < count * completions; i++) out->num_tokens += context->records[i].tokens;
     return STATUS_OK;
 }
 
-static bool is_finite(const KtoRecord *record) {
-    return isfinite(record->logp) && isfinite(record->logp_kl) && isfinite(record->ref_logp) &&
-           isfinite(record->ref_logp_kl);
+// Whether the log-probs of row i of the last batch are.
+static bool is_finite(const StepContext *context, int32_t i) {
+    const int32_t completions = kto_completions(&context->kto);
+    for (const KtoRecord *r = &context->records[i * completions]; r < &context->records[(i + 1) * completions]; r++)
+        if (!isfinite(r->logp) || !isfinite(r->logp_kl) || !isfinite(r->ref_logp) || !isfinite(r->ref_logp_kl))
+            return false;
+    return true;
 }
 
 void step_name_rows(const StepContext *context, const Dataset *dataset, char *text, size_t size) {
     const int32_t count = context->plan.count;
     int32_t bad = 0, named = 0;
-    for (int32_t i = 0; i < count; i++) bad += !is_finite(&context->records[i]);
+    for (int32_t i = 0; i < count; i++) bad += !is_finite(context, i);
     size_t used = (size_t)snprintf(text, size, "%s:", dataset->path);
     for (int32_t i = 0; i < count && named < NAMED_ROWS; i++) {
-        if (bad > 0 && is_finite(&context->records[i])) continue;
+        if (bad > 0 && is_finite(context, i)) continue;
         used += (size_t)snprintf(text + used, size - used, "%s%u", named++ > 0 ? ", " : "",
                                  dataset->rows[context->rows[i].row].line);
     }
@@ -274,10 +300,11 @@ void step_name_rows(const StepContext *context, const Dataset *dataset, char *te
 // --- reference log-probs --------------------------------------------------------------------------------------------
 
 Status reference_open(Reference *reference, const Dataset *dataset, const StepContext *context, const char *folder) {
-    *reference = (Reference){.count = dataset->count, .missing = dataset->count};
-    TRY(MEMORY_ALLOC(reference->logp, dataset->count, "reference log-probs"));
-    TRY(MEMORY_ALLOC(reference->logp_kl, dataset->count, "reference log-probs"));
-    for (int32_t i = 0; i < dataset->count; i++) reference->logp[i] = reference->logp_kl[i] = NAN;
+    const int32_t count = dataset->row_count;
+    *reference = (Reference){.count = count, .missing = count};
+    TRY(MEMORY_ALLOC(reference->logp, count, "reference log-probs"));
+    TRY(MEMORY_ALLOC(reference->logp_kl, count, "reference log-probs"));
+    for (int32_t i = 0; i < count; i++) reference->logp[i] = reference->logp_kl[i] = NAN;
     DeviceInfo info;
     context->model->options.backend->info(context->model->device, &info);
     snprintf(reference->key, sizeof reference->key,
@@ -290,15 +317,15 @@ Status reference_open(Reference *reference, const Dataset *dataset, const StepCo
     Status status = STATUS_OK;
     if (context->comm->rank == 0) {
         bool found;
-        status = reference_cache_read(reference->path, reference->key, reference->logp, reference->logp_kl,
-                                      dataset->count, &found);
+        status =
+            reference_cache_read(reference->path, reference->key, reference->logp, reference->logp_kl, count, &found);
     }
     TRY(comm_agree(context->comm, status));
-    const size_t bytes = (size_t)dataset->count * sizeof(double);
+    const size_t bytes = (size_t)count * sizeof(double);
     TRY(comm_broadcast(context->comm, reference->logp, bytes, 0));
     TRY(comm_broadcast(context->comm, reference->logp_kl, bytes, 0));
     reference->missing = 0;
-    for (int32_t i = 0; i < dataset->count; i++) reference->missing += isnan(reference->logp[i]) != 0;
+    for (int32_t i = 0; i < count; i++) reference->missing += isnan(reference->logp[i]) != 0;
     return STATUS_OK;
 }
 
@@ -320,6 +347,6 @@ void reference_close(Reference *reference) {
 bool reference_has(const Reference *reference, const Dataset *dataset, int32_t batch) {
     const int32_t *rows = dataset->order + (int64_t)batch * dataset->batch_size;
     for (int32_t i = 0; i < dataset_batch_rows(dataset, batch); i++)
-        if (isnan(reference->logp[rows[i]])) return false;
+        if (isnan(reference->logp[rows[i]])) return false; // a pair's two come together
     return true;
 }

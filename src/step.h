@@ -7,7 +7,8 @@
 #include "src/kto.h"
 #include "src/model.h"
 
-// Log-probs of the reference model by dataset row; NaN: not computed yet. The same on every rank.
+// Log-probs of the reference model by dataset row (a pair has two: src/dataset.h); NaN: not computed yet. The same on
+// every rank.
 typedef struct Reference {
     double *logp, *logp_kl; // [count]
     int32_t count, missing;
@@ -33,7 +34,7 @@ typedef struct StepContext {
     int64_t score_capacity;
     double *mine, *all; // records on the wire
     int *wire_counts;
-    double *row_scores; // [batch rows][STEP_SCORES]
+    double *row_scores; // [batch rows][completions of a row][STEP_SCORES]
     KtoRecord *records; // of the last batch, in row order
     float *host_gradient;
 } StepContext;
@@ -48,8 +49,9 @@ Status step_open(StepContext *context, int32_t batch_rows);
 void step_close(StepContext *context);
 
 // Runs batch `batch` of `dataset`. STEP_REFERENCE: fills `reference` for its rows. Otherwise the batch's reference
-// values must be there; fills *out with kto_metrics' fields, rows, computed_tokens and the tokens of prompt and y in
-// num_tokens; STEP_TRAIN also leaves the gradient, summed over all ranks, in model->gradient. `step` keys dropout.
+// values must be there; fills *out with kto_metrics' fields, rows, computed_tokens and the tokens of prompt and y (a
+// pair's prompt with each) in num_tokens; STEP_TRAIN also leaves the gradient, summed over all ranks, in
+// model->gradient. `step` keys dropout.
 Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, StepMode mode, int64_t step,
                 Reference *reference, MetricsRow *out, StepTimes *times);
 

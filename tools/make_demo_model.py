@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes configs/demo from configs/demo/grammar.txt: the tokenizer, the base model and the preference rows of the demo.
 
-    python3 tools/make_demo_model.py [--out configs/demo] [--stage tokenizer|rows|model|check] [--steps N]
+    python3 tools/make_demo_model.py [--out configs/demo] [--stage tokenizer|rows|pairs|model|check] [--steps N]
 
 Maintainers run it after a change of the grammar (about ten minutes on one core); its results are committed. Needs torch,
 transformers, safetensors and sentencepiece. Everything is seeded: the same versions on the same machine type write the
-same files. Without --stage all four run in this order:
+same files. Without --stage all five run in this order:
     tokenizer  model/tokenizer.model (SentencePiece BPE with byte fallback, as Llama's), tokenizer_config.json
     rows       train.jsonl (2,000 rows), eval.jsonl (200), titles.jsonl (400 titles that occur nowhere else)
+    pairs      pairs.jsonl (1,000 more titles with a scathing and a kind review each, for tools/compare.sh)
     model      model/config.json, model.safetensors (bf16): a small Llama that learns the grammar until it writes kind and
                scathing reviews half and half; it never sees a title of titles.jsonl
     check      samples reviews for titles.jsonl at temperature 1 from the stored bf16 weights and counts them
@@ -142,38 +143,58 @@ def make_tokenizer(grammar, folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def new_title(grammar, rng, used):
+    while True:
+        title, bound = grammar.title(rng)
+        if title not in used:
+            used.add(title)
+            return title, bound
+
+
+def prompt(title):
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": title}]
+
+
+def write_rows(path, rows):
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
 def make_rows(grammar, out):
     rng = random.Random(SEED + 1)
     used = set()
 
-    def new_title():
-        while True:
-            title, bound = grammar.title(rng)
-            if title not in used:
-                used.add(title)
-                return title, bound
-
-    def prompt(title):
-        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": title}]
-
-    def write(name, rows):
-        with open(out / name, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-
-    write("titles.jsonl", [{"prompt": prompt(new_title()[0])} for _ in range(400)])
+    write_rows(out / "titles.jsonl", [{"prompt": prompt(new_title(grammar, rng, used)[0])} for _ in range(400)])
     for name, count in (("train.jsonl", 2000), ("eval.jsonl", 200)):
         labels = [i % 2 == 0 for i in range(count)]
         rng.shuffle(labels)
         rows = []
         for label in labels:
-            title, bound = new_title()
+            title, bound = new_title(grammar, rng, used)
             review = grammar.review(rng, "scathing" if label else "kind", bound)
             rows.append({"prompt": prompt(title), "completion": [{"role": "assistant", "content": review}], "label": label})
-        write(name, rows)
+        write_rows(out / name, rows)
+
+
+def titles_of(path):
+    return [json.loads(line)["prompt"][-1]["content"] for line in open(path, encoding="utf-8")]
 
 
 def unseen_titles(out):
-    return [json.loads(line)["prompt"][-1]["content"] for line in open(out / "titles.jsonl", encoding="utf-8")]
+    return titles_of(out / "titles.jsonl")
+
+
+def make_pairs(grammar, out):
+    """Titles of no other file, so that the rows of the demo do not depend on this stage."""
+    rng = random.Random(SEED + 3)
+    used = {title for name in ("titles.jsonl", "train.jsonl", "eval.jsonl") for title in titles_of(out / name)}
+    rows = []
+    for _ in range(1000):
+        title, bound = new_title(grammar, rng, used)
+        answers = {name: [{"role": "assistant", "content": grammar.review(rng, kind, bound)}]
+                   for name, kind in (("chosen", "scathing"), ("rejected", "kind"))}
+        rows.append({"prompt": prompt(title)} | answers)
+    write_rows(out / "pairs.jsonl", rows)
 
 
 def train_model(grammar, out, steps, batch=64, learning_rate=4e-3, warmup=100):
@@ -266,7 +287,7 @@ def check(grammar, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("configs/demo"))
-    parser.add_argument("--stage", choices=("tokenizer", "rows", "model", "check"))
+    parser.add_argument("--stage", choices=("tokenizer", "rows", "pairs", "model", "check"))
     parser.add_argument("--steps", type=int, default=1600)
     args = parser.parse_args()
     torch.set_num_threads(1)  # and the same sums in the same order everywhere
@@ -275,6 +296,8 @@ def main():
         make_tokenizer(grammar, args.out / "model")
     if args.stage in (None, "rows"):
         make_rows(grammar, args.out)
+    if args.stage in (None, "pairs"):
+        make_pairs(grammar, args.out)
     if args.stage in (None, "model"):
         train_model(grammar, args.out, args.steps)
     if args.stage in (None, "check"):

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Makes the fixtures under tests/golden that only Python can make: the tiny model, and what TRL and transformers say.
 
-    make_golden.py [--out tests/golden] [tiny-model] [model] [a] [b] [c] [d] [long]     (default: everything but long)
+    make_golden.py [--out tests/golden] [tiny-model] [model] [a] [b] [c] [d] [dpo] [dpo-chat] [long]
+                                                                                    (default: everything but long)
 
 Run by maintainers with torch, transformers, peft, trl 1.16 and sentencepiece; nothing in the build or the tests needs it.
 All seeds are fixed: the same library versions on the same machine give the same bytes.
 
-tiny-model/   a random Llama with its own SentencePiece tokenizer, laid out like TinyLlama-1.1B-Chat-v1.0
-a b c d long  one training run each: run.cfg, rows, starting adapter, and per step what TRL's KTOTrainer computed
-model/        forward values and LoRA gradients of the full model, from transformers (layout: model/README.md)
+tiny-model/     a random Llama with its own SentencePiece tokenizer, laid out like TinyLlama-1.1B-Chat-v1.0
+a b c d long    one training run each: run.cfg, rows, starting adapter, and per step what TRL's KTOTrainer computed
+dpo dpo-chat    the same on pairs, from TRL's DPOTrainer
+model/          forward values and LoRA gradients of the full model, from transformers (layout: model/README.md)
 """
 
 import argparse
@@ -295,6 +297,24 @@ def paired_rows(seed, count, batch):
     return [{"prompt": text, "chosen": answer(rng, True), "rejected": answer(rng, False)} for text in prompts]
 
 
+def text_pairs(seed, count, batch, pool, long_share):
+    """Some prompts come several times, some are long; where one answer merges with the prompt's end and the other does not,
+    the two seams differ."""
+    prompts = [row["prompt"] for row in text_rows(seed, count, batch, alternate, pool=pool, long_share=long_share)]
+    rng = random.Random(seed + 1000)
+    prompts = [text.rstrip() + rng.choice(["", " "]) for text in prompts]
+    return [{"prompt": text, "chosen": answer(rng, True), "rejected": answer(rng, False)} for text in prompts]
+
+
+def chat_pairs(seed, count, batch):
+    rng = random.Random(seed + 1000)
+    rows = []
+    for row in chat_rows(seed, count, batch):
+        answers = {name: [{"role": "assistant", "content": answer(rng, name == "chosen")}] for name in ("chosen", "rejected")}
+        rows.append({"prompt": row["prompt"]} | answers)
+    return rows
+
+
 def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
@@ -356,9 +376,21 @@ RUNS = [
         beta=0.3, batch=4, epochs=2.0, learning_rate=2e-3, scheduler="linear", max_grad_norm=0.05, eval_steps=15,
     ),
     Run("long", rows_of="a", max_steps=500),
+    # DPO, B = 0: prompts that come several times, differing seams, pairs dropped and cut, a last batch of one pair.
+    Run(
+        "dpo", rows=lambda: text_pairs(105, 70, 8, pool=10, long_share=0.5), eval_rows=lambda: text_pairs(115, 15, 8, 0, 0.3),
+        loss_type="dpo", max_length=48, max_steps=30, learning_rate=1e-3, eval_steps=10,
+    ),
+    # DPO away from B = 0, odd batch, messages, clipping at every step, warmup, weight decay, two epochs.
+    Run(
+        "dpo-chat", rows=lambda: chat_pairs(106, 75, 5), eval_rows=lambda: chat_pairs(116, 10, 5),
+        targets=["k_proj", "o_proj", "gate_proj", "down_proj"], r=2, alpha=4.0, start_b=0.05, start_seed=8, loss_type="dpo",
+        beta=0.4, batch=5, epochs=2.0, learning_rate=2e-3, scheduler="linear", warmup_steps=4, weight_decay=0.1,
+        max_grad_norm=0.5, eval_steps=15,
+    ),
 ]
 
-CONFIG = """# Golden run ({name}): made by tools/make_golden.py, which ran TRL's KTOTrainer on the same rows.
+CONFIG = """# Golden run ({name}): made by tools/make_golden.py, which ran TRL's {trainer} on the same rows.
 # Paths are relative to tests/golden, the directory the tests run it from.
 model:  {{ path = "tiny-model"; dtype = "float32"; }};
 data:   {{ train = "{rows}"; eval = "{eval}"; max_length = {max_length}; order = "sequential"; }};
@@ -378,6 +410,7 @@ COLUMNS = {
     "logits_chosen": "logits/chosen", "logits_rejected": "logits/rejected", "epoch": "epoch", "rows": "rows",
     "rows_chosen": "rows_chosen",
 }  # fmt: skip
+DPO_COLUMNS = {ours: theirs for ours, theirs in COLUMNS.items() if ours != "kl"} | {"rewards_accuracies": "rewards/accuracies"}
 
 
 def lora_config(run):
@@ -414,9 +447,11 @@ def train_with_trl(out, run, attention="sdpa", pad_to=None):
     from datasets import load_dataset
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM
-    from trl import KTOConfig, KTOTrainer
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-    class Recorder(KTOTrainer):
+    dpo = run.loss_type == "dpo"
+
+    class Recorder(DPOTrainer if dpo else KTOTrainer):
         """Keeps every step's numbers before anything rounds them."""
 
         def __init__(self, *args, **kwargs):
@@ -426,11 +461,12 @@ def train_with_trl(out, run, attention="sdpa", pad_to=None):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             if model.training:
+                pairs = len(inputs["input_ids"]) // 2
                 self.step = {
                     "loss": float(loss.detach()),
                     "learning_rate": self.optimizer.param_groups[0]["lr"],
-                    "rows": len(inputs["label"]),
-                    "rows_chosen": int(inputs["label"].sum()),
+                    "rows": pairs if dpo else len(inputs["label"]),
+                    "rows_chosen": pairs if dpo else int(inputs["label"].sum()),
                 }
             return loss
 
@@ -452,11 +488,13 @@ def train_with_trl(out, run, attention="sdpa", pad_to=None):
 
     with tempfile.TemporaryDirectory() as scratch:
         evaluation = dataset(folder / "eval.jsonl") if run.eval_rows else None
-        args = KTOConfig(
+        loss = dict(loss_type="sigmoid") if dpo else dict(
+            loss_type=run.loss_type, desirable_weight=run.desirable_weight, undesirable_weight=run.undesirable_weight
+        )  # fmt: skip
+        args = (DPOConfig if dpo else KTOConfig)(
             output_dir=scratch, bf16=False, fp16=False, use_cpu=True, gradient_checkpointing=False, report_to="none",
-            per_device_train_batch_size=run.batch, per_device_eval_batch_size=run.batch, loss_type=run.loss_type, beta=run.beta,
-            desirable_weight=run.desirable_weight, undesirable_weight=run.undesirable_weight, max_length=run.max_length,
-            num_train_epochs=run.epochs, max_steps=run.max_steps, learning_rate=run.learning_rate,
+            per_device_train_batch_size=run.batch, per_device_eval_batch_size=run.batch, beta=run.beta, **loss,
+            max_length=run.max_length, num_train_epochs=run.epochs, max_steps=run.max_steps, learning_rate=run.learning_rate,
             lr_scheduler_type=run.scheduler, warmup_steps=run.warmup_steps, weight_decay=run.weight_decay,
             max_grad_norm=run.max_grad_norm, optim="adamw_torch", train_sampling_strategy="sequential", logging_steps=1,
             save_strategy="no", eval_strategy="steps" if evaluation else "no", eval_steps=run.eval_steps or None,
@@ -476,27 +514,28 @@ def train_with_trl(out, run, attention="sdpa", pad_to=None):
         final = {k: v.detach().clone() for k, v in get_peft_model_state_dict(trainer.model).items()}
         data = trainer.train_dataset
         pairs = [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
-        before = sum(2 if "chosen" in row else 1 for row in pairs)
-        for first in range(0, len(data), run.batch):
+        before = sum(2 if "chosen" in row and not dpo else 1 for row in pairs)
+        for first in range(0, 0 if dpo else len(data), run.batch):
             prompts = [tuple(row["prompt_ids"]) for row in data.select(range(first, min(first + run.batch, len(data))))]
             assert all(one != two for one, two in zip(prompts, prompts[-1:] + prompts[:-1])), "equal neighbours"
-        keys = ["prompt_ids", "completion_ids"] + (["KL_completion_ids"] if run.loss_type == "kto" else [])
+        answers = ["chosen_ids", "rejected_ids"] if dpo else ["completion_ids"]
+        keys = ["prompt_ids"] + answers + (["KL_completion_ids"] if run.loss_type == "kto" else [])
         facts = {
             "rows": len(data),
             "rows_dropped": before - len(data),
-            "rows_cut": sum(len(r["prompt_ids"]) + len(r["completion_ids"]) > run.max_length for r in data),
+            "rows_cut": sum(len(r["prompt_ids"]) + len(r[answer]) > run.max_length for r in data for answer in answers),
             "eval_rows": len(trainer.eval_dataset) if evaluation else 0,
             "tokens": [{key: data[i][key] for key in keys} for i in range(6)],
-            "train": columns(trainer.steps),
-            "eval": columns(trainer.evals) if evaluation else {},
+            "train": columns(trainer.steps, DPO_COLUMNS if dpo else COLUMNS),
+            "eval": columns(trainer.evals, DPO_COLUMNS if dpo else COLUMNS) if evaluation else {},
         }
     return facts, start, final, lora_config(run)
 
 
-def columns(steps):
+def columns(steps, names):
     """Lists by our column names; null where TRL logged nothing (a class without rows)."""
     table = {"step": [row["step"] for row in steps]}
-    for ours, theirs in COLUMNS.items():
+    for ours, theirs in names.items():
         if any(theirs in row for row in steps):
             table[ours] = [row.get(theirs) for row in steps]
     return table
@@ -538,6 +577,7 @@ def make_run(out, run):
         "rows": f"{run.rows_of or run.name}/rows.jsonl",
         "eval": f"{run.name}/eval.jsonl" if run.eval_rows else "",
         "targets": ", ".join(f'"{t}"' for t in run.targets),
+        "trainer": "DPOTrainer" if run.loss_type == "dpo" else "KTOTrainer",
     }
     (folder / "run.cfg").write_text(CONFIG.format(**values))
     facts, start, final, config = train_with_trl(out, run)
@@ -559,10 +599,10 @@ def make_run(out, run):
     text = text.replace('], "', '],\n"').replace('}, "', '},\n"') + "\n"
     assert json.loads(text) == golden
     (folder / "golden.json").write_text(text)
-    kl = facts["train"]["kl"]
+    kl = facts["train"].get("kl", [0.0])
     print(
-        f"{run.name}: {len(kl)} steps, {facts['rows']} rows ({facts['rows_dropped']} dropped, {facts['rows_cut']} cut), "
-        f"z0 {min(kl):.4f}..{max(kl):.4f}, loss {facts['train']['loss'][0]:.5f} -> {facts['train']['loss'][-1]:.5f}, "
+        f"{run.name}: {len(facts['train']['step'])} steps, {facts['rows']} rows ({facts['rows_dropped']} dropped, "
+        f"{facts['rows_cut']} cut), z0 {min(kl):.4f}..{max(kl):.4f}, loss {facts['train']['loss'][0]:.5f} -> {facts['train']['loss'][-1]:.5f}, "
         f"grad_norm {min(facts['train']['grad_norm']):.3g}..{max(facts['train']['grad_norm']):.3g}; TRL against itself: "
         f"{share:.3f} of the tolerance at {where}, adapter {moved:.2e} of its movement"
     )
@@ -669,9 +709,9 @@ def make_model_golden(out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "tests" / "golden")
-    parser.add_argument("what", nargs="*", help="tiny-model, model, a, b, c, d, long")
+    parser.add_argument("what", nargs="*", help="tiny-model, model, a, b, c, d, dpo, dpo-chat, long")
     args = parser.parse_args()
-    what = args.what or ["tiny-model", "a", "b", "c", "d", "model"]
+    what = args.what or ["tiny-model", "a", "b", "c", "d", "dpo", "dpo-chat", "model"]
     if "tiny-model" in what:
         make_tiny_model(args.out / "tiny-model")
     for run in RUNS:

@@ -141,8 +141,8 @@ static void refused_in_file(void **state) {
         {"kto: { beta = \"auto\"; }", "demo.cfg:4: kto.beta = \"auto\" is a string; it must be a number"},
         {"kto: { desirable_weight = \"automatic\"; }",
          "demo.cfg:4: kto.desirable_weight = \"automatic\" is a string; it must be a number or \"auto\""},
-        {"kto: { loss_type = \"dpo\"; }",
-         "demo.cfg:4: kto.loss_type = \"dpo\" is not known; it must be \"kto\" or \"apo_zero_unpaired\""},
+        {"kto: { loss_type = \"ipo\"; }",
+         "demo.cfg:4: kto.loss_type = \"ipo\" is not known; it must be \"kto\", \"apo_zero_unpaired\" or \"dpo\""},
         {"log: { swmr = 1; }", "demo.cfg:4: log.swmr = 1 is an integer; it must be true or false"},
         {"log: { swmr: { a = 1; } }", "demo.cfg:4: log.swmr is a group; it must be true or false"},
         {"train: { output_dir = \"\"; }", "demo.cfg:4: train.output_dir is empty; give the run directory"},
@@ -197,6 +197,21 @@ static void refused_words(void **state) {
         WITH_DIR, 2, autos,
         "kto.undesirable_weight=auto: kto.desirable_weight and kto.undesirable_weight are both \"auto\", and "
         "each would wait for the other; give one of them a number, e.g. 1.0");
+
+    char *weighed[] = {"kto.loss_type=dpo", "kto.undesirable_weight=1.33"};
+    expect_refused(WITH_DIR, 2, weighed,
+                   "kto.undesirable_weight=1.33: kto.undesirable_weight = 1.33 weighs rows of one label, and with "
+                   "kto.loss_type = \"dpo\" a row is a pair of both; remove it, and give single pairs a \"weight\" in "
+                   "their rows if that is meant");
+    weighed[1] = "kto.desirable_weight=auto";
+    expect_refused(WITH_DIR, 2, weighed,
+                   "kto.desirable_weight=auto: kto.desirable_weight = \"auto\" weighs rows of one label, and with "
+                   "kto.loss_type = \"dpo\" a row is a pair of both; remove it, and give single pairs a \"weight\" in "
+                   "their rows if that is meant");
+    weighed[1] = "kto.desirable_weight=1";
+    Config dpo;
+    assert_int_equal(parse(&dpo, WITH_DIR, 2, weighed), STATUS_OK);
+    assert_true(dpo.kto.loss_type == LOSS_DPO && dpo.kto.beta == 0.1);
 
     char longest[64 + CONFIG_TEXT_MAX] = "data.eval=";
     memset(longest + strlen(longest), 'x', CONFIG_TEXT_MAX);
@@ -306,7 +321,7 @@ static void help_names_every_key(void **state) {
     fclose(to);
     assert_non_null(strstr(text, "train.learning_rate"));
     assert_non_null(strstr(text, "> 0; default 5e-4"));
-    assert_non_null(strstr(text, "\"kto\" or \"apo_zero_unpaired\"; default \"kto\")"));
+    assert_non_null(strstr(text, "\"kto\", \"apo_zero_unpaired\" or \"dpo\"; default \"kto\")"));
     free(text);
 }
 

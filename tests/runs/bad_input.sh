@@ -151,6 +151,15 @@ bad 'all rows too long' 3 'rows.jsonl: all 64 rows have prompts of data.max_leng
 warns 'one label' 'rows.jsonl: every row is desirable; KTO learns from the difference between both labels' \
     "sed -i 's/\"label\": false/\"label\": true/' rows.jsonl"
 
+# --- pairs
+pair='{"prompt": "a", "chosen": "b", "rejected": "c"}'
+single='is a single answer with a "label", and kto.loss_type = "dpo" learns from pairs; give {"prompt", "chosen", "rejected"}, or set kto.loss_type = "kto"'
+bad 'dpo on single answers' 3 "rows.jsonl:1: $single" true kto.loss_type=dpo
+bad 'dpo on one single answer' 3 "rows.jsonl:2: $single" "echo '$pair' >new; sed -n 2p rows.jsonl >>new; mv new rows.jsonl" kto.loss_type=dpo
+bad 'dpo evaluated on single answers' 3 "eval.jsonl:1: $single" "mv rows.jsonl eval.jsonl; echo '$pair' >rows.jsonl" kto.loss_type=dpo data.eval=eval.jsonl
+bad 'dpo with weights of labels' 2 'kto.desirable_weight=2: kto.desirable_weight = 2 weighs rows of one label, and with kto.loss_type = "dpo" a row is a pair of both; remove it, and give single pairs a "weight" in their rows if that is meant' \
+    true kto.loss_type=dpo kto.desirable_weight=2
+
 # --- adapter to start from
 bad 'adapter of another rank' 2 'lora.init: adapter has r = 4 but lora.r = 8; make them equal' true lora.init=adapter lora.r=8
 bad 'adapter of another alpha' 2 'lora.init: adapter has lora_alpha = 8 but lora.alpha = 16; make them equal' true lora.init=adapter lora.alpha=16

@@ -81,15 +81,16 @@ static void check_scored(const BatchRow *rows, const MicroBatch *m, int32_t inde
     assert_int_equal(scored->first + m->n_prefix, segment->first);
     assert_int_equal(scored->length, segment->length);
     assert_int_equal(scored->length, completion->length);
-    assert_int_equal(completion->role, index < m->scored_grad ? ROLE_POLICY : ROLE_KL);
+    assert_true((completion->role == ROLE_KL) == (index >= m->scored_grad));
     int32_t token[PROMPT_MAX + COMPLETION_MAX], owner[PROMPT_MAX + COMPLETION_MAX];
     const int32_t length = spell(m, m->prefix_segments + index, token, owner), p = row->prompt_length;
     assert_int_equal(length, p + completion->length - 1);
     for (int32_t i = 0; i < length; i++) {
         assert_int_equal(token[i], i < p ? row->prompt[i] : completion->tokens[i - p]);
-        int32_t want =
-            i >= p - 1 ? (completion->role == ROLE_POLICY ? row->row : -1) : (row->owner == NULL ? -1 : row->owner[i]);
-        assert_int_equal(owner[i], want);
+        const int32_t own = completion->role == ROLE_KL         ? -1
+                            : completion->role == ROLE_REJECTED ? row->rejected_row
+                                                                : row->row;
+        assert_int_equal(owner[i], i >= p - 1 ? own : row->owner == NULL ? -1 : row->owner[i]);
     }
     for (int32_t i = 0; i < scored->length; i++) assert_int_equal(m->target[scored->first + i], completion->tokens[i]);
 }
@@ -99,7 +100,7 @@ static void check_layout(const BatchRow *rows, const int32_t *slot, int32_t coun
                          bool exact, MicroBatch *m) {
     assert_int_equal(batch_layout(rows, slot, count, roles, share, m), STATUS_OK);
     check_segments(m);
-    int32_t kept[ROWS_MAX], n = 0, wanted[2] = {0};
+    int32_t kept[ROWS_MAX], n = 0, wanted[2] = {0}; // index 1: without gradient
     int64_t unshared = 0, scored_tokens[2] = {0};
     for (int32_t i = 0; i < count; i++) {
         const BatchRow *row = &rows[slot[i]];
@@ -109,12 +110,12 @@ static void check_layout(const BatchRow *rows, const int32_t *slot, int32_t coun
         }
         for (int32_t c = 0; c < row->completion_count; c++) {
             if (!(roles & 1u << row->completion[c].role)) continue;
-            wanted[row->completion[c].role]++;
-            scored_tokens[row->completion[c].role] += row->completion[c].length;
+            wanted[row->completion[c].role == ROLE_KL]++;
+            scored_tokens[row->completion[c].role == ROLE_KL] += row->completion[c].length;
         }
     }
-    assert_int_equal(m->scored_grad, wanted[ROLE_POLICY]);
-    assert_int_equal(m->scored_count, wanted[ROLE_POLICY] + wanted[ROLE_KL]);
+    assert_int_equal(m->scored_grad, wanted[0]);
+    assert_int_equal(m->scored_count, wanted[0] + wanted[1]);
     assert_int_equal(m->segment_count, m->prefix_segments + m->scored_count);
     assert_int_equal(m->grad_segments, m->prefix_segments + m->scored_grad);
     bool seen[ROWS_MAX][BATCH_COMPLETIONS_MAX] = {{false}};
@@ -123,12 +124,12 @@ static void check_layout(const BatchRow *rows, const int32_t *slot, int32_t coun
         assert_false(seen[m->scored[s].slot][m->scored[s].completion]);
         seen[m->scored[s].slot][m->scored[s].completion] = true;
     }
-    assert_int_equal(m->n_grad - m->n_prefix, scored_tokens[ROLE_POLICY]);
-    assert_int_equal(m->n_total - m->n_grad, scored_tokens[ROLE_KL]);
+    assert_int_equal(m->n_grad - m->n_prefix, scored_tokens[0]);
+    assert_int_equal(m->n_total - m->n_grad, scored_tokens[1]);
     TokenCount tokens = batch_count(rows, slot, count, roles, share);
     assert_int_equal(tokens.prefix, m->n_prefix);
-    assert_int_equal(tokens.policy, scored_tokens[ROLE_POLICY]);
-    assert_int_equal(tokens.kl, scored_tokens[ROLE_KL]);
+    assert_int_equal(tokens.policy, scored_tokens[0]);
+    assert_int_equal(tokens.kl, scored_tokens[1]);
 
     const int64_t trie = trie_size(rows, kept, n, share);
     assert_true(m->n_prefix >= trie && m->n_prefix <= unshared);
@@ -142,6 +143,14 @@ static void check_layout(const BatchRow *rows, const int32_t *slot, int32_t coun
         branches += la != lb || common_start(a, b, la, lb) < la;
     }
     if (share) assert_true(m->n_prefix <= trie + WASTE_MAX * branches);
+}
+
+// y' of a row becomes the rejected completion of a pair.
+static void make_pairs(RowSet *rows) {
+    for (int32_t i = 0; i < rows->count; i++) {
+        rows->rows[i].rejected_row = 500 + i;
+        if (rows->rows[i].completion_count == 2) rows->rows[i].completion[1].role = ROLE_REJECTED;
+    }
 }
 
 static void plan_alone(const BatchRow *rows, int32_t count, bool share, BatchPlan *plan) {
@@ -162,6 +171,7 @@ static void test_layout(void **state) {
         if (round % 5 == 0)
             for (int32_t i = 0; i < count; i++) set.rows[i].owner = NULL;
         if (round % 7 == 0) set.rows[0].completion_count = 1; // a row without y' among rows that have it
+        if (round % 2 == 0) make_pairs(&set);
         for (int share = 0; share < 2; share++) {
             plan_alone(set.rows, count, share, &plan);
             const int32_t from = (int32_t)rng_below(&rng, (uint32_t)count);
@@ -197,6 +207,57 @@ static void test_exact_trie(void **state) {
         }
         plan_alone(set.rows, count, true, &plan);
         check_layout(set.rows, plan.slot, count, ROLES_ALL, true, true, &m);
+    }
+    batch_plan_free(&plan);
+    micro_batch_free(&m);
+}
+
+// Two pairs by hand: the prompt once, both answers of all pairs with gradient and their own dropout owners; a plan
+// never takes a pair apart.
+static void test_pairs_by_hand(void **state) {
+    (void)state;
+    static const int32_t a[] = {1, 2, 3}, b[] = {4, 5}, y[] = {40, 41, 42};
+    const BatchRow rows[] = {
+        {.row = 0,
+         .rejected_row = 2,
+         .prompt = b,
+         .prompt_length = 2,
+         .completion_count = 2,
+         .completion = {{y, 1, ROLE_POLICY}, {y, 3, ROLE_REJECTED}}},
+        {.row = 1,
+         .rejected_row = 3,
+         .prompt = a,
+         .prompt_length = 3,
+         .completion_count = 2,
+         .completion = {{y, 2, ROLE_POLICY}, {y + 1, 1, ROLE_REJECTED}}},
+    };
+    BatchPlan plan = {0};
+    plan_alone(rows, 2, true, &plan);
+    MicroBatch m = {0};
+    check_layout(rows, plan.slot, 2, ROLES_ALL, true, true, &m);
+    static const Segment want[] = {{0, 2, 0, -1}, {2, 1, 0, -1}, {3, 2, 2, 0},
+                                   {5, 1, 1, 1},  {6, 1, 2, 0},  {7, 3, 1, 1}};
+    static const int32_t tokens[] = {1, 2, 4, 3, 40, 5, 3, 5, 40, 41}, owners[] = {-1, -1, -1, 1, 1, 0, 3, 2, 2, 2};
+    assert_int_equal(m.segment_count, 6);
+    assert_memory_equal(m.segment, want, sizeof want);
+    assert_int_equal(m.n_total, 10);
+    assert_int_equal(m.n_grad, 10);
+    assert_memory_equal(m.token, tokens, sizeof tokens);
+    assert_memory_equal(m.owner, owners, sizeof owners);
+    for (int32_t ranks = 1; ranks <= 3; ranks++) {
+        BatchOptions options = {.ranks = ranks, .micro_batch_tokens = 1, .share = true};
+        int32_t seen = 0;
+        for (options.rank = 0; options.rank < ranks; options.rank++) {
+            assert_int_equal(batch_plan(rows, 2, &options, &plan), STATUS_OK);
+            assert_false(plan.two_pass);
+            for (int32_t k = 0; k < plan.micro_count; k++, seen++) {
+                assert_int_equal(plan.micro_first[k + 1] - plan.micro_first[k], 1);
+                assert_int_equal(batch_layout(rows, plan.slot + plan.micro_first[k], 1, ROLES_ALL, true, &m),
+                                 STATUS_OK);
+                assert_int_equal(m.scored_grad, 2);
+            }
+        }
+        assert_int_equal(seen, 2);
     }
     batch_plan_free(&plan);
     micro_batch_free(&m);
@@ -243,7 +304,7 @@ static int64_t range_cost(const BatchRow *rows, const int32_t *slot, int32_t cou
     int64_t cost = 2 * trie_size(rows, slot, count, share);
     for (int32_t i = 0; i < count; i++)
         for (int32_t c = 0; c < rows[slot[i]].completion_count; c++)
-            cost += (rows[slot[i]].completion[c].role == ROLE_POLICY ? 2 : 1) * rows[slot[i]].completion[c].length;
+            cost += (rows[slot[i]].completion[c].role == ROLE_KL ? 1 : 2) * rows[slot[i]].completion[c].length;
     return cost;
 }
 
@@ -282,11 +343,12 @@ static void test_plan(void **state) {
     BatchPlan plans[6] = {{0}};
     Rng rng = rng_make(4, 0, 0);
     int several_seen = 0, idle_seen = 0, two_pass_seen = 0;
-    for (int round = 0; round < 500; round++) {
+    for (int round = 0; round < 700; round++) {
         const int32_t count = 1 + (int32_t)rng_below(&rng, round % 10 == 0 ? ROWS_MAX : 7);
         const int32_t ranks = 1 + (int32_t)rng_below(&rng, 6);
-        const bool with_kl = round % 3 != 0;
-        random_rows(&set, &rng, count, round % 2 ? 2 : 50, 1 + (int32_t)rng_below(&rng, PROMPT_MAX), with_kl);
+        const bool two = round % 3 != 0, pairs = two && round % 7 < 2, with_kl = two && !pairs;
+        random_rows(&set, &rng, count, round % 2 ? 2 : 50, 1 + (int32_t)rng_below(&rng, PROMPT_MAX), two);
+        if (pairs) make_pairs(&set);
         BatchOptions options = {.ranks = ranks,
                                 .micro_batch_tokens = round % 4 == 0 ? 0 : 1 + (int64_t)rng_below(&rng, 150),
                                 .share = round % 5 != 0};
@@ -342,10 +404,8 @@ static void test_plan(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_by_hand),
-        cmocka_unit_test(test_layout),
-        cmocka_unit_test(test_exact_trie),
-        cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_by_hand),    cmocka_unit_test(test_pairs_by_hand), cmocka_unit_test(test_layout),
+        cmocka_unit_test(test_exact_trie), cmocka_unit_test(test_plan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

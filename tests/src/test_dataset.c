@@ -143,6 +143,74 @@ static void test_paired(void **state) {
     dataset_close(&d);
 }
 
+// --- pairs ----------------------------------------------------------------------------------------------------------
+
+static const DatasetOptions pairs = {
+    .max_length = 1000, .pairs = true, .batch_size = 4, .chat = CHAT_ZEPHYR, .vocab = VOCAB};
+
+// Pair `index` by its definition: prompt and both answers as tokens, the prompt's seam the first of the two.
+static void expect_pair(const Dataset *d, int32_t index, const char *prompt, const char *chosen, const char *rejected,
+                        double weight, uint32_t line) {
+    char whole[2][256];
+    snprintf(whole[0], sizeof whole[0], "%s%s", prompt, chosen);
+    snprintf(whole[1], sizeof whole[1], "%s%s", prompt, rejected);
+    Ids p = encode(prompt, true), both[2] = {encode(whole[0], true), encode(whole[1], true)};
+    int32_t seam = p.count;
+    for (int c = 0; c < 2; c++) {
+        int32_t n = 0;
+        while (n < p.count && n < both[c].count && p.v[n] == both[c].v[n]) n++;
+        if (n < seam) seam = n;
+    }
+    for (int c = 0; c < 2; c++) {
+        const Row *row = &d->rows[c == 0 ? index : d->count + index];
+        assert_int_equal(row->first, d->rows[index].first); // the prompt is stored once
+        assert_int_equal(row->prompt_length, seam);
+        assert_int_equal(row->completion_length, both[c].count - seam);
+        assert_memory_equal(d->tokens + row->first, both[c].v, sizeof(int32_t) * (size_t)seam);
+        assert_memory_equal(d->tokens + row->completion, both[c].v + seam,
+                            sizeof(int32_t) * (size_t)(both[c].count - seam));
+        assert_int_equal(row->label, c == 0);
+        assert_true(row->weight == (float)weight);
+        assert_int_equal(row->line, line);
+    }
+    free(p.v), free(both[0].v), free(both[1].v);
+}
+
+static void test_pairs(void **state) {
+    (void)state;
+    Dataset d;
+    open_rows(&d,
+              "{\"prompt\": \"The river\", \"chosen\": \" is quiet.\", \"rejected\": \" is broken\"}\n"
+              "\n"
+              "{\"prompt\": \"The riv\", \"chosen\": \" a\", \"rejected\": \"er is\", \"weight\": 2.5}\n"
+              "{\"prompt\": \"The riv\", \"chosen\": \"er is\", \"rejected\": \" a\"}\n",
+              &pairs);
+    assert_true(d.pairs && d.count == 3 && d.row_count == 6 && d.kl_row == NULL);
+    expect_pair(&d, 0, "The river", " is quiet.</s>", " is broken</s>", 1, 1);
+    expect_pair(&d, 1, "The riv", " a</s>", "er is</s>", 2.5, 3);
+    expect_pair(&d, 2, "The riv", "er is</s>", " a</s>", 1, 4);
+    assert_int_equal(d.rows[1].prompt_length, d.rows[2].prompt_length);
+    Ids whole = encode("The riv", true); // one of the answers takes a part of the prompt's end, so both do
+    assert_true(d.rows[1].prompt_length < whole.count);
+    free(whole.v);
+    assert_int_equal(d.counts.read, 3);
+    assert_int_equal(d.counts.desirable, 3);
+    assert_int_equal(d.counts.undesirable, 3);
+    dataset_close(&d);
+    open_rows(&d,
+              "{\"prompt\": [{\"role\": \"user\", \"content\": \"hi\"}], \"chosen\": [{\"role\": \"assistant\", "
+              "\"content\": \"Yes.\"}], \"rejected\": [{\"role\": \"assistant\", \"content\": \"No.\"}]}\n",
+              &pairs);
+    Ids yes = encode("<|user|>\nhi</s>\n<|assistant|>\nYes.</s>\n", false);
+    Ids no = encode("<|user|>\nhi</s>\n<|assistant|>\nNo.</s>\n", false);
+    const int32_t p = d.rows[0].prompt_length;
+    assert_memory_equal(d.tokens + d.rows[0].first, yes.v, sizeof(int32_t) * (size_t)yes.count);
+    assert_int_equal(d.rows[1].completion_length, no.count - p);
+    assert_memory_equal(d.tokens + d.rows[1].completion, no.v + p, sizeof(int32_t) * (size_t)(no.count - p));
+    free(yes.v), free(no.v);
+    dataset_close(&d);
+}
+
 // --- many rows ------------------------------------------------------------------------------------------------------
 
 // `lines` labelled rows whose prompts are drawn from few, and begin alike.
@@ -205,22 +273,26 @@ static void check_batches(const Dataset *d) {
             assert_ptr_equal(rows[i].prompt, d->tokens + row->first);
             assert_int_equal(rows[i].prompt_length, row->prompt_length);
             assert_ptr_equal(rows[i].owner, d->owners == NULL ? NULL : d->owners + row->first);
-            assert_int_equal(rows[i].completion_count, d->kl_row == NULL ? 1 : 2);
+            assert_int_equal(rows[i].completion_count, d->kl_row == NULL && !d->pairs ? 1 : 2);
+            if (d->pairs) assert_int_equal(rows[i].rejected_row, d->count + index);
             if (d->kl_row != NULL) assert_int_equal(d->kl_row[index], pair_of(d, place));
             int64_t longest = 0;
             for (int32_t c = 0; c < rows[i].completion_count; c++) {
-                const Row *from = c == 0 ? row : &d->rows[d->kl_row[index]];
+                const Row *from = c == 0 ? row : &d->rows[d->pairs ? d->count + index : d->kl_row[index]];
                 const int64_t room = d->max_length - row->prompt_length;
                 const int64_t length = from->completion_length < room ? from->completion_length : room;
-                assert_int_equal(rows[i].completion[c].role, c == 0 ? ROLE_POLICY : ROLE_KL);
+                assert_int_equal(rows[i].completion[c].role, c == 0 ? ROLE_POLICY : d->pairs ? ROLE_REJECTED : ROLE_KL);
                 assert_ptr_equal(rows[i].completion[c].tokens, d->tokens + from->completion);
                 assert_int_equal(rows[i].completion[c].length, length);
                 assert_true(length >= 1);
                 if (row->prompt_length + length > longest) longest = row->prompt_length + length;
             }
-            want.cut += rows[i].completion[0].length < row->completion_length;
-            want.tokens += row->prompt_length + rows[i].completion[0].length;
-            want.completion_tokens += rows[i].completion[0].length;
+            for (int c = 0; c < (d->pairs ? 2 : 1); c++) {
+                const Row *from = c == 0 ? row : &d->rows[d->count + index];
+                want.cut += rows[i].completion[c].length < from->completion_length;
+                want.tokens += row->prompt_length + rows[i].completion[c].length;
+                want.completion_tokens += rows[i].completion[c].length;
+            }
             if (longest > want.longest) want.longest = longest;
         }
     }
@@ -311,6 +383,67 @@ static void test_lengths(void **state) {
     free(text);
 }
 
+// Random pairs: both answers go when the prompt fills max_length, each is cut for itself, and a pair is never parted.
+static void test_pairs_lengths(void **state) {
+    (void)state;
+    enum { LINES = 60 };
+    char *text = ops_host((size_t)LINES * 400);
+    size_t at = 0;
+    Rng rng = rng_make(12, 0, 0);
+    for (int32_t i = 0; i < LINES; i++) {
+        at += (size_t)sprintf(text + at, "{\"prompt\": \"The");
+        for (uint32_t w = rng_below(&rng, 12); w > 0; w--) at += (size_t)sprintf(text + at, " river");
+        at += (size_t)sprintf(text + at, "%s\", \"chosen\": \"%s yes %d", rng_below(&rng, 2) ? " " : "",
+                              rng_below(&rng, 2) ? " " : "", i);
+        for (uint32_t w = rng_below(&rng, 9); w > 0; w--) at += (size_t)sprintf(text + at, " garden");
+        at += (size_t)sprintf(text + at, "\", \"rejected\": \"no");
+        for (uint32_t w = rng_below(&rng, 9); w > 0; w--) at += (size_t)sprintf(text + at, " lantern");
+        at += (size_t)sprintf(text + at, "\"}\n");
+    }
+    Dataset all, d;
+    open_rows(&all, text, &pairs);
+    assert_int_equal(all.count, LINES);
+    int64_t dropped_seen = 0, cut_seen = 0;
+    for (int64_t max_length = 8; max_length <= 64; max_length += 8)
+        for (int64_t max_prompt = 0; max_prompt < max_length; max_prompt += 6) {
+            DatasetOptions options = pairs;
+            options.max_length = max_length;
+            options.max_prompt_length = max_prompt;
+            options.shuffle = max_length % 16 == 0;
+            open_rows(&d, text, &options);
+            assert_int_equal(d.row_count, 2 * d.count);
+            int32_t next = 0;
+            for (int32_t i = 0; i < all.count; i++) {
+                const Row *whole = &all.rows[i];
+                const int32_t skip = max_prompt > 0 && whole->prompt_length > max_prompt
+                                         ? whole->prompt_length - (int32_t)max_prompt
+                                         : 0;
+                if (whole->prompt_length - skip >= max_length) continue;
+                for (int c = 0; c < 2; c++) {
+                    const Row *row = &d.rows[c * d.count + next], *from = &all.rows[c * all.count + i];
+                    assert_int_equal(row->line, from->line);
+                    assert_int_equal(row->label, c == 0);
+                    assert_int_equal(row->prompt_length, from->prompt_length - skip);
+                    assert_memory_equal(d.tokens + row->first, all.tokens + from->first + (uint64_t)skip,
+                                        sizeof(int32_t) * (size_t)row->prompt_length);
+                    assert_int_equal(row->completion_length, from->completion_length);
+                    assert_memory_equal(d.tokens + row->completion, all.tokens + from->completion,
+                                        sizeof(int32_t) * (size_t)row->completion_length);
+                }
+                next++;
+            }
+            assert_int_equal(d.count, next);
+            assert_int_equal(d.counts.dropped, LINES - next);
+            check_batches(&d);
+            dropped_seen += d.counts.dropped;
+            cut_seen += d.counts.cut;
+            dataset_close(&d);
+        }
+    assert_true(dropped_seen > 50 && cut_seen > 100); // both did happen
+    dataset_close(&all);
+    free(text);
+}
+
 static void test_orders(void **state) {
     (void)state;
     char *text = random_file(60, 5, 60);
@@ -360,7 +493,8 @@ static void test_orders(void **state) {
 
 #define LINE(prompt, completion, rest)                                                                                 \
     "{\"prompt\": \"" prompt "\", \"completion\": \"" completion "\", \"label\": " rest "}\n"
-#define TAIL LINE("Two", " b", "false") LINE("Three", " c", "true") LINE("Four", " d", "true")
+#define PAIR(chosen, rejected) "{\"prompt\": \"One\", \"chosen\": \"" chosen "\", \"rejected\": \"" rejected "\""
+#define TAIL                   LINE("Two", " b", "false") LINE("Three", " c", "true") LINE("Four", " d", "true")
 
 static uint64_t hash_of(const char *text, const DatasetOptions *options) {
     Dataset d;
@@ -373,7 +507,7 @@ static uint64_t hash_of(const char *text, const DatasetOptions *options) {
 static void test_hash(void **state) {
     (void)state;
     static const char base[] = LINE("One", " a", "true") TAIL;
-    uint64_t hashes[16];
+    uint64_t hashes[20];
     int n = 0;
     hashes[n++] = hash_of(base, &plain);
     assert_true(hash_of(base, &plain) == hashes[0]);
@@ -399,6 +533,11 @@ static void test_hash(void **state) {
     options = plain;
     options.shuffle = true;
     hashes[n++] = hash_of(base, &options);
+    hashes[n++] = hash_of(PAIR(" a", " b") "}\n", &pairs);
+    hashes[n++] = hash_of(PAIR(" b", " a") "}\n", &pairs); // flipped
+    hashes[n++] = hash_of(PAIR(" a", " b") ", \"weight\": 2}\n", &pairs);
+    options.shuffle = false;
+    hashes[n++] = hash_of(PAIR(" a", " b") "}\n", &options); // two rows of their own
     for (int i = 0; i < n; i++)
         for (int j = 0; j < i; j++)
             if (hashes[i] == hashes[j]) fail_msg("variants %d and %d have the same hash", j, i);
@@ -442,6 +581,19 @@ static void test_bad_rows(void **state) {
     assert_non_null(strstr(error_text(), "no usable row"));
     error_clear();
     dataset_close(&d);
+    // Rows that are no pairs, where the loss takes pairs.
+    write_file(PAIR(" a", " b") "}\n" LINE("Two", " c", "true"));
+    assert_int_equal(dataset_open(&d, path, tokenizer, &pairs, &comm), STATUS_DATA);
+    assert_int_equal(strncmp(error_text(), where, strlen(where)), 0);
+    assert_non_null(strstr(error_text(), "give {\"prompt\", \"chosen\", \"rejected\"}"));
+    error_clear();
+    dataset_close(&d);
+    options = pairs;
+    options.skip_bad_rows = true;
+    open_rows(&d, LINE("Two", " c", "true") PAIR(" a", "") "}\n" PAIR(" a", " b") "}\n" PAIR("", " b") "}\n", &options);
+    assert_true(d.count == 1 && d.row_count == 2 && d.counts.bad == 3);
+    expect_pair(&d, 0, "One", " a</s>", " b</s>", 1, 3);
+    dataset_close(&d);
     // Ids that the model does not have.
     write_file(LINE("One", " a", "true"));
     options = plain;
@@ -480,6 +632,23 @@ static void test_owners(void **state) {
     }
 }
 
+// Of a pair only the chosen row's prompt is laid out, and its owners are chosen rows.
+static void test_pairs_owners(void **state) {
+    (void)state;
+    DatasetOptions options = pairs;
+    options.need_owners = true;
+    Dataset d;
+    open_rows(&d, PAIR(" a", " b") "}\n{\"prompt\": \"One more\", \"chosen\": \" c\", \"rejected\": \" d\"}\n",
+              &options);
+    const Row *first = &d.rows[0], *second = &d.rows[1];
+    assert_true(second->prompt_length > first->prompt_length);
+    for (int32_t t = 0; t < first->prompt_length; t++) assert_int_equal(d.owners[first->first + (uint64_t)t], 0);
+    for (int32_t t = 0; t < second->prompt_length; t++)
+        assert_int_equal(d.owners[second->first + (uint64_t)t], t < first->prompt_length ? 0 : 1);
+    check_batches(&d);
+    dataset_close(&d);
+}
+
 static int open_all(void **state) {
     (void)state;
     if (mkdtemp(folder) == NULL) return 1;
@@ -500,9 +669,10 @@ int main(int argc, char **argv) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tokens),  cmocka_unit_test(test_messages), cmocka_unit_test(test_paired),
-        cmocka_unit_test(test_pairing), cmocka_unit_test(test_lengths),  cmocka_unit_test(test_orders),
-        cmocka_unit_test(test_hash),    cmocka_unit_test(test_bad_rows), cmocka_unit_test(test_owners),
+        cmocka_unit_test(test_tokens),  cmocka_unit_test(test_messages),      cmocka_unit_test(test_paired),
+        cmocka_unit_test(test_pairing), cmocka_unit_test(test_lengths),       cmocka_unit_test(test_orders),
+        cmocka_unit_test(test_hash),    cmocka_unit_test(test_bad_rows),      cmocka_unit_test(test_owners),
+        cmocka_unit_test(test_pairs),   cmocka_unit_test(test_pairs_lengths), cmocka_unit_test(test_pairs_owners),
     };
     int failed = cmocka_run_group_tests(tests, open_all, close_all);
     comm_close(&comm);

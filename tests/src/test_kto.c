@@ -1,5 +1,5 @@
-// The loss against TRL's formulas evaluated by torch, against finite differences, and at its edges: the clamp of z0,
-// weights, metrics without rows, batches of one class, permuted rows.
+// The losses against TRL's formulas evaluated by torch or by hand, against finite differences, and at their edges: the
+// clamp of z0, weights, saturation, metrics without rows, batches of one class, permuted rows.
 #include "src/base/rng.h"
 #include "src/kto.h"
 
@@ -15,7 +15,8 @@
 
 enum { ROWS = 5 };
 static const KtoOptions kto = {.beta = 0.3, .desirable_weight = 1.33, .undesirable_weight = 0.8};
-static const KtoOptions apo = {.apo_zero = true, .beta = 0.3, .desirable_weight = 1.33, .undesirable_weight = 0.8};
+static const KtoOptions apo = {
+    .loss = LOSS_APO_ZERO_UNPAIRED, .beta = 0.3, .desirable_weight = 1.33, .undesirable_weight = 0.8};
 static const KtoRecord records[ROWS] = {
     {-41.5, -40, -60, -61.5, 30, 1.5, 10, 25, 1, true},   {-12.25, -14, -33.5, -34, 12, -2, 4, 9, 1, false},
     {-30, -30.5, -20, -18.5, 20.5, 0.25, 7, 30, 1, true}, {-55.75, -52, -71, -74, 44, 3, 15, 40, 1, false},
@@ -115,7 +116,7 @@ static void test_finite_differences(void **state) {
     (void)state;
     Rng rng = rng_make(3, 0, 0);
     for (int round = 0; round < 200; round++) {
-        KtoOptions options = {.apo_zero = round % 2,
+        KtoOptions options = {.loss = (LossType)(round % 2),
                               .beta = 0.05 + rng_uniform(&rng),
                               .desirable_weight = 0.5 + rng_uniform(&rng),
                               .undesirable_weight = 0.5 + rng_uniform(&rng)};
@@ -225,12 +226,128 @@ static void test_permutation(void **state) {
     assert_true(a.rewards_accuracies == b.rewards_accuracies && a.rows_chosen == b.rows_chosen);
 }
 
+// --- pairs ----------------------------------------------------------------------------------------------------------
+
+// Log-ratios 2 log 3 and 0, then 0 and 2 log 3, then 3.5 twice: margins log 3, -log 3 and 0 with beta 1/2.
+static const KtoOptions dpo = {.loss = LOSS_DPO, .beta = 0.5, .desirable_weight = 1, .undesirable_weight = 1};
+static const double log3 = 1.0986122886681098;
+static void make_pairs(KtoRecord pair[6]) {
+    static const KtoRecord made[6] = {
+        {-10, -10, 0, 0, 20, 1.5, 4, 9, 1, true},  {-8, -8, 0, 0, 12, -2, 3, 8, 1, false},
+        {-30, -30, 0, 0, 30, 0.5, 6, 30, 3, true}, {-5, -5, 0, 0, 8, 3, 2, 26, 3, false},
+        {-6.5, -10, 0, 0, 4, 0.25, 1, 5, 1, true}, {-1.5, -5, 0, 0, 6, 1, 2, 6, 1, false},
+    };
+    for (int i = 0; i < 6; i++) pair[i] = made[i];
+    pair[0].logp += 2 * log3;
+    pair[3].logp += 2 * log3;
+}
+
+// -log sigmoid(x) is log(4/3), log 4 and log 2; its slope -sigmoid(-x) is -1/4, -3/4 and -1/2.
+static void test_dpo_by_hand(void **state) {
+    (void)state;
+    KtoRecord pair[6];
+    make_pairs(pair);
+    assert_int_equal(kto_completions(&dpo), 2);
+    assert_int_equal(kto_completions(&kto), 1);
+    assert_true(kto_z0(&dpo, pair, 3) == 0);
+    static const double loss[] = {0.28768207245178092, 3 * 1.3862943611198906, 0.69314718055994531};
+    static const double slope[] = {-0.25, 3 * -0.75, -0.5};
+    for (int i = 0; i < 3; i++) {
+        NEAR(kto_row_loss(&dpo, &pair[2 * i], 0), loss[i], 30);
+        NEAR(kto_row_gradient(&dpo, &pair[2 * i], 0, 3), 0.5 * slope[i] / 3, 30);
+    }
+    MetricsRow m;
+    kto_metrics(&dpo, pair, 3, 0, &m);
+    NEAR(m.loss, (loss[0] + loss[1] + loss[2]) / 3, 30); // over pairs, not over weights
+    assert_true(m.kl == 0 && m.rows == 3 && m.rows_chosen == 3 && m.scored_tokens == 18);
+    NEAR(m.rewards_chosen, (log3 + 0 + 1.75) / 3, 30);
+    NEAR(m.rewards_rejected, (0 + log3 + 1.75) / 3, 30);
+    NEAR(m.rewards_margins, 0, 30);
+    NEAR(m.rewards_accuracies, 1.0 / 3, 1); // equal rewards are not in order
+    NEAR(m.logps_chosen, (-10 + 2 * log3 - 30 - 6.5) / 3, 100);
+    NEAR(m.logps_rejected, (-8 - 5 + 2 * log3 - 1.5) / 3, 100);
+    NEAR(m.logits_chosen, (1.5 + 0.5 + 0.25) / 11, 1);
+    NEAR(m.logits_rejected, (-2 + 3 + 1) / 7.0, 1);
+    NEAR(m.entropy, 80 / 18.0, 10);
+}
+
+// The gradient of the mean loss for both completions of every pair. The central difference errs by h^2/6 times the
+// third derivative, at most w beta^3/10, and by the loss's rounding over h.
+static void test_dpo_finite_differences(void **state) {
+    (void)state;
+    enum { N = 4 };
+    Rng rng = rng_make(5, 0, 0);
+    for (int round = 0; round < 200; round++) {
+        KtoOptions options = dpo;
+        options.beta = 0.05 + rng_uniform(&rng);
+        KtoRecord r[2 * N];
+        for (int i = 0; i < 2 * N; i++) {
+            r[i] = random_record(&rng);
+            r[i].desirable = i % 2 == 0;
+            if (i % 2 == 1) r[i].weight = r[i - 1].weight;
+        }
+        const double h = 0x1p-14;
+        for (int i = 0; i < 2 * N; i++) {
+            const KtoRecord *row = &r[i - i % 2];
+            const double sign = i % 2 == 0 ? 1 : -1, logp = r[i].logp;
+            const double gradient = sign * kto_row_gradient(&options, row, 0, N);
+            MetricsRow above, below;
+            r[i].logp = logp + h;
+            kto_metrics(&options, r, N, 0, &above);
+            r[i].logp = logp - h;
+            kto_metrics(&options, r, N, 0, &below);
+            r[i].logp = logp;
+            const double tolerance = h * h / 6 * row->weight * pow(options.beta, 3) / 10 + 64 * 0x1p-53 * 100 / h;
+            assert_true(fabs((above.loss - below.loss) / (2 * h) - gradient) <= tolerance);
+            assert_true(sign * gradient < 0);
+        }
+    }
+}
+
+// On the right side the loss vanishes; on the wrong side it is linear, its slope the whole beta. Neither overflows.
+static void test_dpo_saturation(void **state) {
+    (void)state;
+    for (int side = 0; side < 2; side++)
+        for (double far = 50; far <= 1e7; far *= 100) {
+            KtoRecord r[2] = {{.logp = side == 0 ? far : -far, .weight = 2, .desirable = true},
+                              {.logp = side == 0 ? -far : far, .weight = 2}};
+            const double x = 0.5 * 2 * far;
+            NEAR(kto_row_loss(&dpo, r, 0), side == 0 ? 2 * exp(-x) : 2 * x, 10 * far);
+            assert_true(isfinite(kto_row_loss(&dpo, r, 0)) && kto_row_loss(&dpo, r, 0) >= 0);
+            NEAR(kto_row_gradient(&dpo, r, 0, 4), side == 0 ? 0 : -2 * 0.5 / 4, 1);
+        }
+    KtoRecord r[2] = {{.logp = NAN, .weight = 1, .desirable = true},
+                      {.weight = 1}}; // must not look like a healthy step
+    MetricsRow m;
+    kto_metrics(&dpo, r, 1, 0, &m);
+    assert_true(isnan(m.loss) && isnan(kto_row_gradient(&dpo, r, 0, 1)));
+}
+
+// The configuration refuses weights of labels, and a pair would not feel them.
+static void test_dpo_ignores_label_weights(void **state) {
+    (void)state;
+    KtoRecord pair[6];
+    make_pairs(pair);
+    KtoOptions other = dpo;
+    other.desirable_weight = 7, other.undesirable_weight = 0;
+    assert_true(kto_row_loss(&other, pair, 0) == kto_row_loss(&dpo, pair, 0));
+    assert_true(kto_row_gradient(&other, pair, 0, 3) == kto_row_gradient(&dpo, pair, 0, 3));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_trl),         cmocka_unit_test(test_accuracies),
-        cmocka_unit_test(test_z0),          cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_saturation),  cmocka_unit_test(test_finite_differences),
-        cmocka_unit_test(test_permutation), cmocka_unit_test(test_one_class),
+        cmocka_unit_test(test_trl),
+        cmocka_unit_test(test_accuracies),
+        cmocka_unit_test(test_z0),
+        cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_saturation),
+        cmocka_unit_test(test_finite_differences),
+        cmocka_unit_test(test_permutation),
+        cmocka_unit_test(test_one_class),
+        cmocka_unit_test(test_dpo_by_hand),
+        cmocka_unit_test(test_dpo_finite_differences),
+        cmocka_unit_test(test_dpo_saturation),
+        cmocka_unit_test(test_dpo_ignores_label_weights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
