@@ -1,4 +1,4 @@
-// Sampling: which tokens run when, and how the next one is drawn.
+// Sampling: which tokens run when.
 //
 // A sequence's keys and values lie in pages (src/kv_cache.h), each a segment whose parent is the page before it. All of
 // a prompt but its last token is computed first, in parts; its last token is the first that is decoded.
@@ -6,86 +6,14 @@
 
 #include "src/base/memory.h"
 #include "src/base/rng.h"
+#include "src/draw.h"
 #include "src/kv_cache.h"
 
-#include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct Candidate {
-    float logit;
-    int32_t token;
-    double weight; // e^((logit - the best logit) / temperature)
-} Candidate;
-
-// The likelier first; of equals the smaller token.
-static bool comes_before(const Candidate *x, const Candidate *y) {
-    return x->logit != y->logit ? x->logit > y->logit : x->token < y->token;
-}
-
-// Restores the heap (a parent comes before its children) below element i.
-static void heap_sink(Candidate *heap, int32_t count, int32_t i) {
-    const Candidate moved = heap[i];
-    for (int32_t child; (child = 2 * i + 1) < count; i = child) {
-        if (child + 1 < count && comes_before(&heap[child + 1], &heap[child])) child++;
-        if (!comes_before(&heap[child], &moved)) break;
-        heap[i] = heap[child];
-    }
-    heap[i] = moved;
-}
-
-// Moves the first of a heap of `count` behind the others, which are a heap again, and returns its place.
-static Candidate *heap_take(Candidate *heap, int32_t count) {
-    const Candidate first = heap[0];
-    heap[0] = heap[count - 1];
-    heap_sink(heap, count - 1, 0);
-    heap[count - 1] = first;
-    return &heap[count - 1];
-}
-
-static int32_t draw(const float *logits, int32_t vocab, const GenerateOptions *options, uint32_t id, int32_t index,
-                    Candidate *candidates) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < vocab; i++)
-        if (logits[i] > logits[best]) best = i;
-    if (options->greedy) return best;
-    const bool top_k = options->top_k > 0, top_p = options->top_p < 1;
-    int32_t kept = top_k && options->top_k < vocab ? options->top_k : vocab;
-    for (int32_t i = 0; i < vocab; i++) candidates[i] = (Candidate){.logit = logits[i], .token = i};
-    // Sorting the vocabulary would cost more than a small model's step: a heap gives the likeliest, as many as are
-    // kept, in order from the array's end.
-    if (top_k || top_p)
-        for (int32_t i = vocab / 2 - 1; i >= 0; i--) heap_sink(candidates, vocab, i);
-    if (top_k)
-        for (int32_t i = 0; i < kept; i++) heap_take(candidates, vocab - i);
-    double total = 0;
-    for (int32_t i = 0; i < kept; i++) {
-        Candidate *c = top_k ? &candidates[vocab - 1 - i] : &candidates[i];
-        c->weight = exp((c->logit - logits[best]) / options->temperature);
-        total += c->weight;
-    }
-    if (top_p) {
-        double sum = 0;
-        int32_t i = 0;
-        while (i < kept && sum < options->top_p * total) {
-            const Candidate *c = top_k ? &candidates[vocab - 1 - i] : heap_take(candidates, vocab - i);
-            sum += c->weight;
-            i++;
-        }
-        kept = i > 0 ? i : 1;
-        total = sum;
-    }
-    Rng rng = rng_make(options->seed, RNG_SAMPLE, id);
-    rng.block = (uint64_t)index; // a block of its own for every token
-    double target = rng_uniform(&rng) * total, sum = 0;
-    const Candidate *c = candidates;
-    for (int32_t i = 0; i < kept; i++) {
-        c = top_k || top_p ? &candidates[vocab - 1 - i] : &candidates[i];
-        sum += c->weight;
-        if (sum > target) break;
-    }
-    return c->token;
-}
+#define DRAWS_APART 8 // as many draws are worth the threads
 
 typedef enum State { FREE, PREFILL, ANSWER } State;
 
@@ -117,9 +45,10 @@ struct Generator {
     int32_t *segment_page; // [pages] the page of each segment
     int32_t *page_segment; // [pages] -1: none in this call
     int32_t segments, queries;
-    Sequence **running;    // [size.sequences] those of this call
-    float *logits;         // [sequences, vocab]
-    Candidate *candidates; // [vocab]
+    Sequence **running; // [size.sequences] those of this call
+    float *logits;      // [sequences, vocab]
+    int32_t *drawn;     // [sequences]
+    char *scratch;      // [threads, draw_scratch]
 };
 
 // --- one call of model_decode ---------------------------------------------------------------------------------------
@@ -214,9 +143,23 @@ static Status prefill(Generator *g) {
     return g->rows > 0 ? call_run(g, adapters, NULL) : STATUS_OK;
 }
 
+// The next token of each sequence of the call.
+static void draw_all(Generator *g, int32_t rows) {
+    const int32_t vocab = g->model->config.vocab;
+#pragma omp parallel for schedule(dynamic) if (rows >= DRAWS_APART)
+    for (int32_t i = 0; i < rows; i++) {
+        const Sequence *sequence = g->running[i];
+        const GenerateOptions *from = &sequence->options;
+        const DrawOptions options = {from->greedy, from->temperature, from->top_p, from->top_k};
+        Rng rng = rng_make(from->seed, RNG_SAMPLE, sequence->id);
+        rng.block = (uint64_t)(sequence->length - sequence->prompt_length); // a block of its own for every token
+        g->drawn[i] = draw_token(g->logits + (size_t)i * (size_t)vocab, vocab, &options, rng_uniform(&rng),
+                                 g->scratch + (size_t)omp_get_thread_num() * draw_scratch(vocab));
+    }
+}
+
 // One token of each sequence that answers with (or without) adapters.
 static Status decode(Generator *g, bool adapters, GenerateEvent *events, int32_t *count) {
-    const int32_t vocab = g->model->config.vocab;
     call_clear(g);
     for (int32_t i = 0; i < g->size.sequences; i++) {
         Sequence *sequence = &g->sequences[i];
@@ -227,15 +170,13 @@ static Status decode(Generator *g, bool adapters, GenerateEvent *events, int32_t
     const int32_t rows = g->rows;
     if (rows == 0) return STATUS_OK;
     TRY(call_run(g, adapters, g->logits));
+    draw_all(g, rows);
     for (int32_t i = 0; i < rows; i++) {
         Sequence *sequence = g->running[i];
-        const GenerateOptions *options = &sequence->options;
-        const int32_t index = sequence->length - sequence->prompt_length;
-        const int32_t token =
-            draw(g->logits + (size_t)i * (size_t)vocab, vocab, options, sequence->id, index, g->candidates);
+        const int32_t token = g->drawn[i];
         GenerateEvent *event = &events[(*count)++];
         *event = (GenerateEvent){sequence->owner, token, GENERATE_GOES_ON};
-        if (token == options->eos) {
+        if (token == sequence->options.eos) {
             event->token = -1;
             event->end = GENERATE_EOS;
         } else {
@@ -335,7 +276,8 @@ Status generator_open(Generator **out, Model *model, const GeneratorSize *size) 
     TRY(MEMORY_ALLOC(g->page_segment, pages, "decoding"));
     memset(g->page_segment, -1, (size_t)pages * sizeof *g->page_segment);
     TRY(MEMORY_ALLOC(g->logits, (size_t)size->sequences * (size_t)model->config.vocab, "logits"));
-    TRY(MEMORY_ALLOC(g->candidates, model->config.vocab, "logits"));
+    TRY(MEMORY_ALLOC(g->drawn, size->sequences, "decoding"));
+    TRY(MEMORY_ALLOC(g->scratch, (size_t)omp_get_max_threads() * draw_scratch(model->config.vocab), "decoding"));
     TRY(model_reserve(model, 0, g->rows_max));
     return model_decode_open(model, pages * KV_PAGE, size->sequences);
 }
@@ -346,8 +288,8 @@ void generator_close(Generator *g) {
         if (g->sequences[i].state != FREE) leave(g, &g->sequences[i]);
     model_decode_close(g->model);
     kv_cache_close(&g->cache);
-    void *owned[] = {g->sequences, g->running,      g->token,        g->position, g->place,     g->segment,
-                     g->query,     g->segment_page, g->page_segment, g->logits,   g->candidates};
+    void *owned[] = {g->sequences, g->running,      g->token,        g->position, g->place, g->segment,
+                     g->query,     g->segment_page, g->page_segment, g->logits,   g->drawn, g->scratch};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
     free(g);
 }

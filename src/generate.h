@@ -59,7 +59,6 @@ typedef struct GenerateAnswer {
     int32_t length;
 } GenerateAnswer;
 
-// Logits are divided by the temperature, cut to top_k, then to the smallest set that holds top_p (transformers' order).
 // STATUS_USAGE when a prompt does not fit the model's positions.
 Status generate(Model *model, const GeneratePrompt *prompts, int32_t count, const GenerateOptions *options,
                 GenerateAnswer *answers);
