@@ -11,6 +11,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define LOCK_TRIES              10
+#define LOCK_PAUSE_MICROSECONDS 5000
+
 Status file_read(const char *path, size_t limit, char **text, size_t *bytes) {
     *text = NULL;
     FILE *file = fopen(path, "rb");
@@ -103,12 +106,21 @@ Status file_write_durable(const char *path, const void *bytes, size_t size) {
     return file_publish(temporary, path);
 }
 
+// Whoever looks (run_locked) holds it for an instant.
+static bool take_lock(int fd) {
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0) return true;
+        usleep(LOCK_PAUSE_MICROSECONDS);
+    }
+    return false;
+}
+
 Status run_lock(const char *dir, int *fd) {
     char path[PATH_MAX], owner[256] = "";
     snprintf(path, sizeof path, "%s/lock", dir);
     *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (*fd < 0) return error_set(STATUS_FAILED, "%s: cannot be opened: %s", path, strerror(errno));
-    if (flock(*fd, LOCK_EX | LOCK_NB) != 0) {
+    if (!take_lock(*fd)) {
         ssize_t got = read(*fd, owner, sizeof owner - 1);
         owner[got > 0 ? got : 0] = '\0';
         owner[strcspn(owner, "\n")] = '\0';
@@ -127,6 +139,16 @@ Status run_lock(const char *dir, int *fd) {
     if (ftruncate(*fd, 0) != 0 || pwrite(*fd, owner, (size_t)length, 0) != length)
         return error_set(STATUS_FAILED, "%s: cannot be written: %s", path, strerror(errno));
     return STATUS_OK;
+}
+
+bool run_locked(const char *dir) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/lock", dir);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    bool held = flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return held;
 }
 
 void run_unlock(int fd) {

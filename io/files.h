@@ -15,3 +15,4 @@ Status file_publish(const char *temporary, const char *path);
 // A lock file DIR/lock held by this process (flock) until it ends or releases it; says who holds it when taken.
 Status run_lock(const char *dir, int *fd);
 void run_unlock(int fd);
+bool run_locked(const char *dir); // whether a process holds it; takes no more than a look

@@ -335,3 +335,28 @@ Status hdf5_get_text(hid_t object, const char *path, const char *name, char **te
     if (attribute >= 0) H5Aclose(attribute);
     return status;
 }
+
+// The library allocates it, by a length that it checks against the heap in the file.
+Status hdf5_get_variable_text(hid_t object, const char *path, const char *name, char **text) {
+    *text = NULL;
+    hid_t attribute = H5Aopen(object, name, H5P_DEFAULT);
+    hid_t space = attribute < 0 ? attribute : H5Aget_space(attribute);
+    hid_t stored = attribute < 0 ? attribute : H5Aget_type(attribute), type = H5Tcopy(H5T_C_S1);
+    char *read = NULL;
+    Status status = STATUS_OK;
+    if (space < 0 || stored < 0 || type < 0 || H5Tset_size(type, H5T_VARIABLE) < 0 ||
+        H5Tset_cset(type, H5T_CSET_UTF8) < 0)
+        status = hdf5_error(STATUS_DATA, path, name);
+    else if (H5Tis_variable_str(stored) <= 0 || H5Sget_simple_extent_npoints(space) != 1)
+        status = error_set(STATUS_DATA, "%s: attribute %s is not one text", path, name);
+    else if (H5Aread(attribute, type, &read) < 0)
+        status = hdf5_error(STATUS_DATA, path, name);
+    else if ((*text = strdup(read == NULL ? "" : read)) == NULL)
+        status = error_set(STATUS_FAILED, "%s: out of memory", path);
+    if (read != NULL) H5free_memory(read);
+    if (type >= 0) H5Tclose(type);
+    if (stored >= 0) H5Tclose(stored);
+    if (space >= 0) H5Sclose(space);
+    if (attribute >= 0) H5Aclose(attribute);
+    return status;
+}

@@ -41,6 +41,7 @@ Status hdf5_read_vector(hid_t file, const char *path, const char *name, hid_t me
 Status hdf5_put(hid_t object, const char *path, const char *name, hid_t type, const void *value);
 Status hdf5_get(hid_t object, const char *path, const char *name, hid_t type, void *value);
 // UTF-8 text: `plain` is stored inline, under the header's checksum; otherwise as the variable-length string that
-// Python shows as str. Get reads the inline form, *text is the caller's.
+// Python shows as str. Get reads the form that its name says, *text is the caller's.
 Status hdf5_put_text(hid_t object, const char *path, const char *name, const char *text, bool plain);
 Status hdf5_get_text(hid_t object, const char *path, const char *name, char **text);
+Status hdf5_get_variable_text(hid_t object, const char *path, const char *name, char **text);

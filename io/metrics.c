@@ -15,7 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 // units, TRL's name, description: one line a column, or the table below does not compile.
@@ -47,44 +49,36 @@
 #define INFO_tokens_per_second  "1/s", "", "prompt and completion tokens of the step by step_seconds"
 #define INFO_skipped            "1", "", "1 where the update was left out because a number was not finite"
 
-typedef struct Column {
-    const char *name;
-    size_t offset; // in MetricsRow
-    const char *units, *trl_name, *description;
-} Column;
-
 #define METRICS_COLUMN(name) {#name, offsetof(MetricsRow, name), INFO_##name},
-static const Column COLUMNS[] = {METRICS_COLUMN(step) METRICS_COLUMNS(METRICS_COLUMN)};
+const MetricsColumn metrics_columns[METRICS_COLUMN_COUNT] = {METRICS_COLUMN(step) METRICS_COLUMNS(METRICS_COLUMN)};
 #undef METRICS_COLUMN
-#define COLUMN_COUNT  ((int)(sizeof COLUMNS / sizeof COLUMNS[0]))
-#define STEP_COLUMN   0
 #define GROUP_COUNT   2
 #define CHUNK_ROWS    512
 #define RETRY_SECONDS 2
 #define STEP_FILL     ((int64_t)-1) // a length that was extended and not written; floats have NaN
 
-static const char *const GROUP_NAMES[GROUP_COUNT] = {"train", "eval"};
+const char *const metrics_group_names[GROUP_COUNT + 1] = {"train", "eval", NULL};
 
 struct Metrics {
     char *path;
     bool swmr;
     hid_t file; // invalid between rows without swmr
-    hid_t columns[GROUP_COUNT][COLUMN_COUNT];
+    hid_t columns[GROUP_COUNT][METRICS_COLUMN_COUNT];
     int64_t rows[GROUP_COUNT];
     ino_t inode;
 };
 
 static hid_t column_type(int column) {
-    return column == STEP_COLUMN ? H5T_NATIVE_INT64 : H5T_NATIVE_DOUBLE;
+    return column == METRICS_STEP_COLUMN ? H5T_NATIVE_INT64 : H5T_NATIVE_DOUBLE;
 }
 
 static Status create_column(hid_t group, const char *path, int column, hid_t *out) {
-    const Column *info = &COLUMNS[column];
-    hid_t type = column == STEP_COLUMN ? H5T_STD_I64LE : H5T_IEEE_F64LE;
+    const MetricsColumn *info = &metrics_columns[column];
+    hid_t type = column == METRICS_STEP_COLUMN ? H5T_STD_I64LE : H5T_IEEE_F64LE;
     hsize_t length = 0, limit = H5S_UNLIMITED, chunk = CHUNK_ROWS;
     double nan_fill = NAN;
     int64_t step_fill = STEP_FILL;
-    const void *fill = column == STEP_COLUMN ? (const void *)&step_fill : (const void *)&nan_fill;
+    const void *fill = column == METRICS_STEP_COLUMN ? (const void *)&step_fill : (const void *)&nan_fill;
     hid_t space = H5Screate_simple(1, &length, &limit), list = H5Pcreate(H5P_DATASET_CREATE);
     *out = H5I_INVALID_HID;
     if (space >= 0 && list >= 0 && H5Pset_chunk(list, 1, &chunk) >= 0 &&
@@ -107,9 +101,10 @@ static Status create_group(hid_t file, const char *path, const char *name) {
     Status status = group < 0 ? hdf5_error(STATUS_FAILED, path, "cannot be written") : STATUS_OK;
     if (list >= 0) H5Pclose(list);
     TRY(status);
-    TRY(create_column(group, path, STEP_COLUMN, &step));
-    if (H5DSset_scale(step, COLUMNS[STEP_COLUMN].name) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
-    for (int c = STEP_COLUMN + 1; c < COLUMN_COUNT; c++) {
+    TRY(create_column(group, path, METRICS_STEP_COLUMN, &step));
+    if (H5DSset_scale(step, metrics_columns[METRICS_STEP_COLUMN].name) < 0)
+        return hdf5_error(STATUS_FAILED, path, "cannot be written");
+    for (int c = METRICS_STEP_COLUMN + 1; c < METRICS_COLUMN_COUNT; c++) {
         hid_t column;
         TRY(create_column(group, path, c, &column));
         if (H5DSattach_scale(column, step, 0) < 0 || H5Dclose(column) < 0)
@@ -143,7 +138,8 @@ static Status create_file(const char *path, const MetricsRun *run) {
     hid_t file = hdf5_create(temporary);
     if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be made");
     Status status = put_run(file, path, run);
-    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) status = create_group(file, path, GROUP_NAMES[g]);
+    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++)
+        status = create_group(file, path, metrics_group_names[g]);
     status = close_file(file, path, status);
     if (status == STATUS_OK) return file_publish(temporary, path);
     unlink(temporary);
@@ -153,10 +149,10 @@ static Status create_file(const char *path, const MetricsRun *run) {
 // Opens the columns of a group; *rows is the length of the shortest (a killed writer leaves them uneven).
 static Status open_group(hid_t file, const char *path, int group, hid_t *columns, int64_t *rows) {
     *rows = INT64_MAX;
-    for (int c = 0; c < COLUMN_COUNT; c++) {
+    for (int c = 0; c < METRICS_COLUMN_COUNT; c++) {
         char name[64];
         int64_t length;
-        snprintf(name, sizeof name, "%s/%s", GROUP_NAMES[group], COLUMNS[c].name);
+        snprintf(name, sizeof name, "%s/%s", metrics_group_names[group], metrics_columns[c].name);
         TRY(hdf5_open_vector(file, path, name, &columns[c]));
         hid_t space = H5Dget_space(columns[c]);
         if (space < 0) return hdf5_error(STATUS_FAILED, path, name);
@@ -188,23 +184,24 @@ static Status access_rows(hid_t column, const char *path, int c, int64_t first, 
 
 static Status set_rows(const hid_t *columns, const char *path, int64_t rows) {
     hsize_t length = (hsize_t)rows;
-    for (int c = 0; c < COLUMN_COUNT; c++)
+    for (int c = 0; c < METRICS_COLUMN_COUNT; c++)
         if (H5Dset_extent(columns[c], &length) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
     return STATUS_OK;
 }
 
 static Status close_columns(const hid_t *columns, const char *path) {
-    for (int c = 0; c < COLUMN_COUNT; c++)
+    for (int c = 0; c < METRICS_COLUMN_COUNT; c++)
         if (H5Dclose(columns[c]) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
     return STATUS_OK;
 }
 
-// Rows of a group in `steps` order up to resume_step and written in full.
-static Status kept_rows(hid_t step_column, const char *path, int64_t rows, int64_t resume_step, int64_t *kept) {
+// Of rows [first, first + rows) of a group those that are written in full and not after resume_step.
+static Status kept_rows(hid_t step_column, const char *path, int64_t first, int64_t rows, int64_t resume_step,
+                        int64_t *kept) {
     int64_t *steps = NULL;
     *kept = 0;
     TRY(MEMORY_ALLOC(steps, rows, path));
-    Status status = access_rows(step_column, path, STEP_COLUMN, 0, rows, false, steps);
+    Status status = access_rows(step_column, path, METRICS_STEP_COLUMN, first, rows, false, steps);
     while (status == STATUS_OK && *kept < rows && steps[*kept] != STEP_FILL && steps[*kept] <= resume_step) ++*kept;
     free(steps);
     return status;
@@ -220,11 +217,12 @@ static Status cut_copy(const char *copy, const char *path, const MetricsRun *run
     if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be opened; move it away to go on without its rows");
     Status status = run != NULL ? put_run(file, path, run) : STATUS_OK;
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) {
-        hid_t columns[COLUMN_COUNT];
+        hid_t columns[METRICS_COLUMN_COUNT];
         int64_t shortest;
         status = open_group(file, path, g, columns, &shortest);
         if (shortest > rows[g]) shortest = rows[g];
-        if (status == STATUS_OK) status = kept_rows(columns[STEP_COLUMN], path, shortest, resume_step, &rows[g]);
+        if (status == STATUS_OK)
+            status = kept_rows(columns[METRICS_STEP_COLUMN], path, 0, shortest, resume_step, &rows[g]);
         if (status == STATUS_OK) status = set_rows(columns, path, rows[g]);
         if (status == STATUS_OK) status = close_columns(columns, path);
     }
@@ -301,11 +299,11 @@ static Status append_row(Metrics *metrics, int group, const MetricsRow *row) {
     int64_t at = metrics->rows[group];
     hsize_t length = (hsize_t)at + 1;
     MetricsRow copy = *row;
-    for (int i = 0; i < COLUMN_COUNT; i++) {
-        int c = COLUMN_COUNT - 1 - i; // step last: a reader that goes by its length finds the others there
+    for (int i = 0; i < METRICS_COLUMN_COUNT; i++) {
+        int c = METRICS_COLUMN_COUNT - 1 - i; // step last: a reader that goes by its length finds the others there
         if (H5Dset_extent(columns[c], &length) < 0)
             return hdf5_error(STATUS_FAILED, metrics->path, "cannot be written");
-        TRY(access_rows(columns[c], metrics->path, c, at, 1, true, (char *)&copy + COLUMNS[c].offset));
+        TRY(access_rows(columns[c], metrics->path, c, at, 1, true, (char *)&copy + metrics_columns[c].offset));
     }
     // The file, not the datasets: only this brings the length in the header up to date, which a repair goes by.
     if (H5Fflush(metrics->file, H5F_SCOPE_GLOBAL) < 0)
@@ -363,24 +361,34 @@ Status metrics_close(Metrics *metrics) {
     return status;
 }
 
-Status metrics_read(const char *path, MetricsGroup group, MetricsRow **rows, int64_t *count) {
+// Works beside a live writer, and after one that was killed or has closed; the plain form beside none.
+static Status open_to_read(const char *path, hid_t *file) {
+    *file = hdf5_open(path, H5F_ACC_RDONLY | H5F_ACC_SWMR_READ);
+    if (*file < 0) *file = hdf5_open(path, H5F_ACC_RDONLY);
+    return *file < 0 ? hdf5_error(STATUS_FAILED, path, "cannot be read") : STATUS_OK;
+}
+
+Status metrics_read_from(const char *path, MetricsGroup group, int64_t first, MetricsRow **rows, int64_t *count) {
     *rows = NULL;
     *count = 0;
-    // Works beside a live writer, and after one that was killed or has closed; the plain form beside none.
-    hid_t file = hdf5_open(path, H5F_ACC_RDONLY | H5F_ACC_SWMR_READ);
-    if (file < 0) file = hdf5_open(path, H5F_ACC_RDONLY);
-    if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be read");
-    hid_t columns[COLUMN_COUNT];
+    hid_t file, columns[METRICS_COLUMN_COUNT];
+    TRY(open_to_read(path, &file));
     int64_t length = 0, *values = NULL;
     MetricsRow *read = NULL;
     Status status = open_group(file, path, (int)group, columns, &length);
     TRY_GOTO(status, done);
-    TRY_GOTO(kept_rows(columns[STEP_COLUMN], path, length, INT64_MAX, &length), done);
+    length -= first;
+    if (length < 0) {
+        *count = length;
+        goto done;
+    }
+    TRY_GOTO(kept_rows(columns[METRICS_STEP_COLUMN], path, first, length, INT64_MAX, &length), done);
     TRY_GOTO(MEMORY_ALLOC(read, length, path), done);
     TRY_GOTO(MEMORY_ALLOC(values, length, path), done);
-    for (int c = 0; c < COLUMN_COUNT; c++) {
-        TRY_GOTO(access_rows(columns[c], path, c, 0, length, false, values), done);
-        for (int64_t i = 0; i < length; i++) memcpy((char *)&read[i] + COLUMNS[c].offset, &values[i], sizeof values[i]);
+    for (int c = 0; c < METRICS_COLUMN_COUNT; c++) {
+        TRY_GOTO(access_rows(columns[c], path, c, first, length, false, values), done);
+        for (int64_t i = 0; i < length; i++)
+            memcpy((char *)&read[i] + metrics_columns[c].offset, &values[i], sizeof values[i]);
     }
     *rows = read;
     *count = length;
@@ -390,4 +398,108 @@ done:
     free(values);
     H5Fclose(file);
     return status;
+}
+
+Status metrics_read(const char *path, MetricsGroup group, MetricsRow **rows, int64_t *count) {
+    return metrics_read_from(path, group, 0, rows, count);
+}
+
+enum { RUN_TEXTS = 5, RUN_TEXT_MAX = 1 << 20 };
+
+static const char **run_text(MetricsRun *run, int i, const char **name) {
+    static const char *const names[RUN_TEXTS] = {"version", "git_commit", "config", "hosts", "devices"};
+    const char **const texts[RUN_TEXTS] = {&run->version, &run->git_commit, &run->config, &run->hosts, &run->devices};
+    *name = names[i];
+    return texts[i];
+}
+
+static Status read_run(const char *path, MetricsRun *run) {
+    hid_t file;
+    TRY(open_to_read(path, &file));
+    Status status = hdf5_get(file, path, "ranks", H5T_NATIVE_INT, &run->ranks);
+    if (status == STATUS_OK) status = hdf5_get(file, path, "start_time", H5T_NATIVE_DOUBLE, &run->start_time);
+    for (int i = 0; i < RUN_TEXTS && status == STATUS_OK; i++) {
+        const char *name, **text = run_text(run, i, &name);
+        status = hdf5_get_variable_text(file, path, name, (char **)text);
+    }
+    H5Fclose(file);
+    return status;
+}
+
+// A shell shows what a file says; it must not be able to say more than text.
+static void drop_control_characters(char *text) {
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < ' ' && *text != '\n') *text = '?';
+}
+
+static void send_run(FILE *to, const MetricsRun *run) {
+    MetricsRun copy = *run;
+    fwrite(&copy.ranks, sizeof copy.ranks, 1, to);
+    fwrite(&copy.start_time, sizeof copy.start_time, 1, to);
+    for (int i = 0; i < RUN_TEXTS; i++) {
+        const char *name, *text = *run_text(&copy, i, &name);
+        const size_t length = strlen(text);
+        fwrite(&length, sizeof length, 1, to);
+        fwrite(text, 1, length, to);
+    }
+}
+
+static bool receive_run(FILE *from, MetricsRun *run) {
+    bool good = fread(&run->ranks, sizeof run->ranks, 1, from) == 1 &&
+                fread(&run->start_time, sizeof run->start_time, 1, from) == 1;
+    for (int i = 0; i < RUN_TEXTS && good; i++) {
+        const char *name, **text = run_text(run, i, &name);
+        size_t length;
+        char *got = NULL;
+        good = fread(&length, sizeof length, 1, from) == 1 && length <= RUN_TEXT_MAX &&
+               (got = calloc(length + 1, 1)) != NULL && fread(got, 1, length, from) == length;
+        if (good) drop_control_characters(got);
+        *text = got;
+    }
+    return good;
+}
+
+// HDF5 1.10 believes the sizes in a heap of texts, which carries no checksum: H5HG_read copies what a damaged one says
+// and crashes. So another process reads them.
+Status metrics_read_run(const char *path, MetricsRun *run) {
+    int ends[2];
+    *run = (MetricsRun){0};
+    if (pipe(ends) != 0) return error_set(STATUS_FAILED, "%s: %s", path, strerror(errno));
+    fflush(NULL);
+    const pid_t child = fork();
+    if (child == 0) {
+        const struct rlimit no_core = {0, 0};
+        setrlimit(RLIMIT_CORE, &no_core);
+        close(ends[0]);
+        FILE *to = fdopen(ends[1], "w");
+        const bool good = to != NULL && read_run(path, run) == STATUS_OK;
+        if (good) send_run(to, run);
+        _exit(good && fclose(to) == 0 ? 0 : 1);
+    }
+    close(ends[1]);
+    FILE *from = child < 0 ? NULL : fdopen(ends[0], "r");
+    bool good = from != NULL && receive_run(from, run);
+    if (from == NULL)
+        close(ends[0]);
+    else
+        fclose(from);
+    int how = 1;
+    if (child > 0)
+        while (waitpid(child, &how, 0) < 0 && errno == EINTR) continue;
+    good = good && how == 0;
+    if (good) return STATUS_OK;
+    metrics_run_free(run);
+    return error_set(STATUS_FAILED, "%s: its attributes cannot be read", path);
+}
+
+void metrics_run_free(MetricsRun *run) {
+    const char *texts[] = {run->version, run->git_commit, run->config, run->hosts, run->devices};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free((char *)texts[i]);
+    *run = (MetricsRun){0};
+}
+
+double metrics_value(const MetricsRow *row, int column) {
+    double value;
+    memcpy(&value, (const char *)row + metrics_columns[column].offset, sizeof value);
+    return value;
 }

@@ -1,6 +1,7 @@
 // metrics.h5: groups /train and /eval of one-dimensional columns, appended row by row, readable while the run goes on.
 #pragma once
 #include "src/base/status.h"
+#include <stddef.h>
 #include <stdint.h>
 
 // Columns, in file order; all float64 but step. Definitions are TRL 1.16's; units and descriptions stand in metrics.c.
@@ -29,6 +30,23 @@ typedef struct MetricsRun {
 } MetricsRun;
 
 typedef enum MetricsGroup { METRICS_TRAIN = 0, METRICS_EVAL = 1 } MetricsGroup;
+extern const char *const metrics_group_names[3]; // "train", "eval", NULL
+
+// A column's words. Column 0 is the step; the others are those of METRICS_COLUMNS, in their order.
+typedef struct MetricsColumn {
+    const char *name;
+    size_t offset; // in MetricsRow
+    const char *units, *trl_name, *description;
+} MetricsColumn;
+enum {
+    METRICS_STEP_COLUMN,
+#define METRICS_NUMBER(name) METRICS_##name,
+    METRICS_COLUMNS(METRICS_NUMBER)
+#undef METRICS_NUMBER
+        METRICS_COLUMN_COUNT
+};
+extern const MetricsColumn metrics_columns[METRICS_COLUMN_COUNT];
+double metrics_value(const MetricsRow *row, int column); // of a column that is not the step
 typedef struct Metrics Metrics;
 
 // Creates the file, or opens the one there and drops the rows after `resume_step` (a file left open by a killed writer
@@ -42,3 +60,8 @@ Status metrics_close(Metrics *metrics); // NULL is allowed
 
 // All rows of a group, for reports. Works while a writer is alive. Caller frees *rows.
 Status metrics_read(const char *path, MetricsGroup group, MetricsRow **rows, int64_t *count);
+// The same from row `first` (0-based) on. *count is negative where the group has fewer than `first` (a resume cut it).
+Status metrics_read_from(const char *path, MetricsGroup group, int64_t first, MetricsRow **rows, int64_t *count);
+// The root's attributes, in a process of its own: not under MPI. Caller frees *run with metrics_run_free.
+Status metrics_read_run(const char *path, MetricsRun *run);
+void metrics_run_free(MetricsRun *run);

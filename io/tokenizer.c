@@ -14,6 +14,7 @@
 #include "io/sentencepiece.h"
 #include "src/base/hash.h"
 #include "src/base/memory.h"
+#include "src/base/text.h"
 
 #include <jansson.h>
 #include <limits.h>
@@ -660,20 +661,6 @@ Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t byt
 }
 
 // ---- decoding ----
-
-// The length of the well-formed UTF-8 character at text, 0 if there is none (RFC 3629; NUL, which the C string that
-// decoding gives cannot hold, counts as ill-formed).
-static size_t utf8_length(const unsigned char *text, size_t bytes) {
-    unsigned char a = text[0];
-    if (a >= 1 && a < 0x80) return 1;
-    size_t length = a >= 0xC2 && a < 0xE0 ? 2 : a >= 0xE0 && a < 0xF0 ? 3 : a >= 0xF0 && a < 0xF5 ? 4 : 0;
-    if (length == 0 || length > bytes) return 0;
-    unsigned char low = a == 0xE0 ? 0xA0 : a == 0xF0 ? 0x90 : 0x80, high = a == 0xED ? 0x9F : a == 0xF4 ? 0x8F : 0xBF;
-    if (text[1] < low || text[1] > high) return 0;
-    for (size_t i = 2; i < length; i++)
-        if (text[i] < 0x80 || text[i] > 0xBF) return 0;
-    return length;
-}
 
 // A run of byte pieces: its text when it is well-formed as a whole, else one U+FFFD a byte (the ByteFallback decoder).
 static size_t put_bytes(const unsigned char *run, size_t bytes, char *to) {

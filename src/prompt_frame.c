@@ -135,6 +135,26 @@ Status prompt_frame_of_file(PromptFrame *out, const char *path) {
     return status;
 }
 
+Status prompt_frame_open(PromptFrame *out, const char *file, const char *rows, bool has_template, char **why) {
+    *why = NULL;
+    if (file != NULL) return prompt_frame_of_file(out, file);
+    Status status = prompt_frame_of_rows(out, rows);
+    if (status == STATUS_DATA) {
+        status = join(error_text(), "", "", why);
+        error_clear();
+        out->chat = has_template;
+        if (status == STATUS_OK) status = join("", "", "", &out->before);
+        if (status == STATUS_OK) status = join("", "", "", &out->after);
+    }
+    if (status == STATUS_OK && out->chat && !has_template)
+        status =
+            error_set(STATUS_DATA,
+                      "%s: its prompts are messages, but the model has no chat template; set data.chat_template, or "
+                      "give --prompt-template FILE",
+                      rows);
+    return status;
+}
+
 void prompt_frame_free(PromptFrame *frame) {
     drop_lead(frame);
     free(frame->before);

@@ -16,6 +16,11 @@ typedef struct PromptFrame {
 Status prompt_frame_of_rows(PromptFrame *out, const char *path);
 // A plain text with one {title}. STATUS_DATA naming the file.
 Status prompt_frame_of_file(PromptFrame *out, const char *path);
+// The frame for a run's prompts: of `file` where it is not NULL, else of the rows of `rows`. Where these cannot be
+// read, the chat template with nothing before a person's words (has_template), or their bare words: then *why gets the
+// reason, which the caller frees and no error is set. STATUS_DATA too where prompts are messages and the model has no
+// template.
+Status prompt_frame_open(PromptFrame *out, const char *file, const char *rows, bool has_template, char **why);
 void prompt_frame_free(PromptFrame *frame);
 
 // The prompt for a person's words alone. Free with jsonl_prompt_free.

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MICRO_BATCH_TOKENS_MAX (1 << 22)
@@ -558,8 +559,8 @@ static Status load_tuned(Run *run, const char *dir, char *from) {
     Checkpoint checkpoint = {0};
     Status status = checkpoint_newest(checkpoints, &newest);
     if (status == STATUS_OK && newest == NULL && !finished)
-        status =
-            error_set(STATUS_USAGE, "%s: no adapter and no checkpoint yet; train first, or sample with --base", dir);
+        status = error_set(STATUS_USAGE,
+                           "%s: no adapter and no checkpoint yet; train first, or take the base model (--base)", dir);
     if (status == STATUS_OK && newest != NULL) status = checkpoint_read(newest, &checkpoint);
     // An adapter folder does not say of which weights it is; its run's checkpoint does.
     if (status == STATUS_OK && newest != NULL && checkpoint.model_hash != model->hash)
@@ -580,13 +581,21 @@ static Status load_tuned(Run *run, const char *dir, char *from) {
     return status;
 }
 
+// A configuration, or the one in a run directory.
+static Status load_config(Run *run, const char *source, bool is_run, const char *path) {
+    struct stat file;
+    if (!is_run && stat(source, &file) == 0 && S_ISDIR(file.st_mode))
+        return error_set(STATUS_USAGE, "%s: holds no config.cfg; give a run's folder or a configuration", source);
+    return config_load(&run->config, is_run ? path : source, 0, NULL);
+}
+
 Status run_open_tuned(Run *run, const char *source, bool adapters, char *from) {
     char path[PATH_MAX], unused[PATH_MAX];
     if (from == NULL) from = unused;
     from[0] = '\0';
     snprintf(path, sizeof path, "%s/config.cfg", source);
     const bool is_run = file_exists(path);
-    TRY(comm_agree(run->comm, config_load(&run->config, is_run ? path : source, 0, NULL)));
+    TRY(comm_agree(run->comm, load_config(run, source, is_run, path)));
     if (!adapters) run->config.lora.r = 0; // the base model needs none
     TRY(run_open(run, RUN_MODEL));
     if (!adapters) return STATUS_OK;

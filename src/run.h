@@ -61,7 +61,8 @@ void run_describe(const Run *run);
 // Rows of the data section: counts, labels, weights, what sharing saves. Used by run_describe and `kto check`.
 void run_describe_rows(const Run *run);
 
-extern const Command command_train, command_check, command_reference, command_sample, command_serve;
+extern const Command command_train, command_check, command_reference, command_sample, command_chat, command_serve,
+    command_log;
 
 // Mean metrics over the evaluation rows, by the current adapters (TRL's way: loss over rows, others over batches).
 // STATUS_STOPPED, on all ranks alike, when the run was asked to stop in the middle of it.

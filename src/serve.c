@@ -640,19 +640,13 @@ static Status read_token(Server *server) {
 }
 
 static Status find_frame(Server *server) {
-    const char *rows = server->run.config.data.train;
-    if (server->options.template_file != NULL)
-        return prompt_frame_of_file(&server->frame, server->options.template_file);
-    if (file_exists(rows)) return prompt_frame_of_rows(&server->frame, rows);
-    log_warning("%s: the training rows are not there any more, so prompts are what is asked and no more; "
-                "--prompt-template FILE says how to ask",
-                rows);
-    server->frame.chat = server->run.chat != CHAT_NONE;
-    server->frame.before = strdup("");
-    server->frame.after = strdup("");
-    return server->frame.before != NULL && server->frame.after != NULL
-               ? STATUS_OK
-               : error_set(STATUS_FAILED, "out of memory for the server");
+    char *why = NULL;
+    TRY(prompt_frame_open(&server->frame, server->options.template_file, server->run.config.data.train,
+                          server->run.chat != CHAT_NONE, &why));
+    if (why != NULL)
+        log_warning("%s; so prompts are what is asked and no more (--prompt-template FILE says how to ask)", why);
+    free(why);
+    return STATUS_OK;
 }
 
 // What to click on: words of rows of the run.

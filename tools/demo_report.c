@@ -8,6 +8,7 @@
 // scathing only if a [scathing] line does. The sampling itself and the training are left to `kto`.
 #include "io/files.h"
 #include "io/metrics.h"
+#include "src/base/chart.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
 #include "src/base/status.h"
@@ -19,7 +20,6 @@
 #include <string.h>
 
 enum { SECTIONS_MAX = 32, LINES_MAX = 256, GRAMMAR_BYTES_MAX = 1 << 20, SHOWN_SAMPLES = 5 };
-enum { PLOT_WIDTH = 60, PLOT_HEIGHT = 10 };
 
 typedef struct Section {
     const char *name; // "title", "kind", "scathing" or "slot NAME"
@@ -223,62 +223,29 @@ static void print_samples(const Samples *before, const Samples *after) {
     }
 }
 
-// Draws y over step: '*' at the evaluations, '.' on the straight lines between them.
-static void print_curve(const char *title, const int64_t *step, const double *y, int64_t count) {
-    double low = INFINITY, high = -INFINITY;
-    for (int64_t i = 0; i < count; i++) {
-        if (y[i] < low) low = y[i];
-        if (y[i] > high) high = y[i];
-    }
-    printf("\n  %s\n", title);
-    if (!(low <= high)) {
-        printf("    (no evaluation with a number)\n");
-        return;
-    }
-    char canvas[PLOT_HEIGHT][PLOT_WIDTH + 1];
-    for (int row = 0; row < PLOT_HEIGHT; row++) {
-        memset(canvas[row], ' ', PLOT_WIDTH);
-        canvas[row][PLOT_WIDTH] = '\0';
-    }
-    double y_scale = high > low ? (PLOT_HEIGHT - 1) / (high - low) : 0;
-    double x_scale = step[count - 1] > step[0] ? (double)(PLOT_WIDTH - 1) / (double)(step[count - 1] - step[0]) : 0;
-    int last_column = -1; // column and value of the evaluation before
-    double last_y = NAN;
-    for (int64_t i = 0; i < count; i++) {
-        if (!isfinite(y[i])) continue;
-        int column = (int)lround((double)(step[i] - step[0]) * x_scale);
-        for (int c = last_column + 1; last_column >= 0 && c < column; c++) {
-            double between = last_y + (y[i] - last_y) * (c - last_column) / (column - last_column);
-            canvas[lround((high - between) * y_scale)][c] = '.';
-        }
-        canvas[lround((high - y[i]) * y_scale)][column] = '*';
-        last_column = column;
-        last_y = y[i];
-    }
-    for (int row = 0; row < PLOT_HEIGHT; row++)
-        printf("    %9.4g |%s\n", high - (high - low) * row / (PLOT_HEIGHT - 1), canvas[row]);
-    printf("              +");
-    for (int c = 0; c < PLOT_WIDTH; c++) putchar('-');
-    printf("\n    step       %-*lld%lld\n", PLOT_WIDTH - 4, (long long)step[0], (long long)step[count - 1]);
-}
-
 static Status print_curves(const MetricsRow *eval, int64_t count) {
-    int64_t *step;
-    double *loss, *margin;
-    TRY(MEMORY_ALLOC(step, count, "the curves"));
-    TRY(MEMORY_ALLOC(loss, count, "the curves"));
-    TRY(MEMORY_ALLOC(margin, count, "the curves"));
+    double *step = NULL, *loss = NULL, *margin = NULL;
+    const ChartStyle style = chart_style(stdout, false);
+    Status status = STATUS_OK;
+    TRY_GOTO(MEMORY_ALLOC(step, count, "the curves"), done);
+    TRY_GOTO(MEMORY_ALLOC(loss, count, "the curves"), done);
+    TRY_GOTO(MEMORY_ALLOC(margin, count, "the curves"), done);
     for (int64_t i = 0; i < count; i++) {
-        step[i] = eval[i].step;
+        step[i] = (double)eval[i].step;
         loss[i] = eval[i].loss;
         margin[i] = eval[i].rewards_margins;
     }
-    print_curve("validation loss", step, loss, count);
-    print_curve("reward margin on the validation rows (desirable - undesirable)", step, margin, count);
+    const ChartSeries series[] = {{.x = step, .y = loss, .count = count, .form = CHART_LINE_POINTS},
+                                  {.x = step, .y = margin, .count = count, .form = CHART_LINE_POINTS}};
+    const Chart charts[] = {{"validation loss", &series[0], 1},
+                            {"reward margin on the validation rows (desirable - undesirable)", &series[1], 1}};
+    printf("\n");
+    status = chart_draw(charts, 2, &style, stdout);
+done:
     free(step);
     free(loss);
     free(margin);
-    return STATUS_OK;
+    return status;
 }
 
 // JSON has no NaN; a figure that is missing is null.

@@ -22,3 +22,34 @@ int edit_distance(const char *a, const char *b) {
     }
     return row[n];
 }
+
+size_t utf8_length(const unsigned char *text, size_t bytes) {
+    unsigned char a = text[0];
+    if (a >= 1 && a < 0x80) return 1;
+    size_t length = a >= 0xC2 && a < 0xE0 ? 2 : a >= 0xE0 && a < 0xF0 ? 3 : a >= 0xF0 && a < 0xF5 ? 4 : 0;
+    if (length == 0 || length > bytes) return 0;
+    unsigned char low = a == 0xE0 ? 0xA0 : a == 0xF0 ? 0x90 : 0x80, high = a == 0xED ? 0x9F : a == 0xF4 ? 0x8F : 0xBF;
+    if (text[1] < low || text[1] > high) return 0;
+    for (size_t i = 2; i < length; i++)
+        if (text[i] < 0x80 || text[i] > 0xBF) return 0;
+    return length;
+}
+
+bool utf8_valid(const char *text, size_t bytes) {
+    for (size_t i = 0, length; i < bytes; i += length) {
+        length = utf8_length((const unsigned char *)text + i, bytes - i);
+        if (length == 0) return false;
+    }
+    return true;
+}
+
+void text_make_printable(char *text) {
+    unsigned char *to = (unsigned char *)text;
+    for (const unsigned char *from = to; *from != '\0'; from++) {
+        const bool c1 = from[0] == 0xC2 && from[1] >= 0x80 && from[1] < 0xA0; // U+0080 to U+009F
+        if (c1) from++;
+        const bool control = c1 || (*from < 0x20 && *from != '\n' && *from != '\t') || *from == 0x7f;
+        *to++ = control ? '?' : *from;
+    }
+    *to = '\0';
+}
