@@ -24,7 +24,14 @@ mirror=$(apt-get indextargets --format '$(SITE)' "Origin: $origin" "Codename: $V
 [[ $mirror ]] || skip "apt's sources have no $origin $VERSION_CODENAME"
 
 root=${KTO_CHROOT:-$(mktemp -d)}
-[[ ${KTO_CHROOT-} ]] || trap 'rm -rf --one-file-system "$root"' EXIT
+chmod 755 "$root"
+leave() {
+    for place in sys dev/shm proc; do
+        if mountpoint -q "$root/$place"; then umount --lazy --recursive "$root/$place"; fi
+    done
+    [[ ${KTO_CHROOT-} ]] || rm -rf --one-file-system "$root"
+}
+trap leave EXIT
 if [[ ! -e $root/etc/os-release ]]; then
     debootstrap --variant=minbase "$VERSION_CODENAME" "$root" "$mirror" >"$root.log" 2>&1 || {
         tail -n3 "$root.log"
@@ -37,6 +44,7 @@ cp "$packages"/kto*.deb "$root/packages/"
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/dev/shm"
 mount --rbind /sys "$root/sys" # hwloc wants it
+mount --make-rslave "$root/sys"
 
 inside() {
     echo "+ $*"
