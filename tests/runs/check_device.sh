@@ -14,10 +14,12 @@ for device in l4 a10 l40s a100-40 a100 h100 h200; do
     done
 done
 [[ ! -e $WORK/run ]] || fail "kto check wrote a run"
-for words in l5 ""; do
-    # shellcheck disable=SC2086
-    "$KTO" check a/run.cfg --device $words >"$WORK/log" 2>&1
-    status=$?
-    ((status == 2)) || fail "--device \"$words\": exit code $status, expected 2"
-    grep -q 'there are l4, .* and h200' "$WORK/log" || fail "--device \"$words\" does not name the known devices"
-done
+refused() { # MESSAGE WORD ...
+    "$KTO" check a/run.cfg "${@:2}" >"$WORK/log" 2>&1
+    local status=$?
+    ((status == 2)) || fail "${*:2}: exit code $status, expected 2"
+    grep -q -- "$1" "$WORK/log" || fail "${*:2}: does not say \"$1\""
+}
+refused 'there are l4, .* and h200' --device l5
+refused 'there are l4, .* and h200' --device=
+refused '--device needs a value' --device
