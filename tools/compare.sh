@@ -3,26 +3,27 @@
 # (chosen and rejected swapped). Writes the figures into docs/kto-vs-dpo.md, between its <!-- --> marks; the words around
 # them are a person's. DPO takes the pairs as they are; KTO takes the same file, each pair as two rows of its own.
 #
-# --tune first tries the same grid of learning rates and betas for both losses, with a seed and titles that the comparison
-# does not use, and takes each loss's best. Without it the settings are those that were found so, below.
+# --tune first tries the same grid of learning rates and betas for both losses, on the unflipped pairs, with a seed and
+# titles that the comparison does not use, and takes each loss's best (`best`, below). Without it the settings are those
+# that were found so.
 #
 # Runs are kept in runs/compare and not repeated; remove the folder to start anew. Needs the demo's files and no Python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=runs/compare demo=configs/demo page=docs/kto-vs-dpo.md
-rates=(1e-4 3e-4 1e-3 3e-3) betas=(0.1 0.3 1 3) # tried by --tune
-tune_seed=1000 steps=126 every=9                 # two passes over 1,000 pairs, 32 answers a step
+rates=(3e-4 1e-3 3e-3 1e-2) betas=(1 3 10 30)       # tried by --tune
+flipped_rates=(3e-4 1e-3) flipped_betas=(0.3 1 3)   # and these on flipped labels, only to be shown
+tune_seed=1000 steps=126 every=18             # two passes over 1,000 pairs, 32 answers a step
 
-# What --tune chose: learning rate and beta of LOSS on DATA.
+# What --tune chose: learning rate and beta of LOSS.
 settings() {
-    case $1-$2 in
-    kto-clean) echo 1e-3 1 ;;
-    kto-flipped) echo 1e-3 1 ;;
-    dpo-clean) echo 3e-4 1 ;;
-    dpo-flipped) echo 3e-4 1 ;;
+    case $1 in
+    kto) echo 3e-3 1 ;;
+    dpo) echo 3e-3 10 ;;
     esac
 }
 
+jobs=$(nproc) # before the next line, which it would follow
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 if ((EUID == 0)); then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -56,7 +57,7 @@ shares() {
 }
 
 # run LOSS DATA SEED RATE BETA DIR PROMPTS ANSWERS [key=value ...]: trains unless that is done, then samples ANSWERS
-# reviews for each title of PROMPTS; DIR/shares gets theirs, DIR/seconds the training's time.
+# reviews for each title of PROMPTS; DIR/shares gets theirs.
 run() {
     local loss=$1 data=$2 seed=$3 rate=$4 beta=$5 dir=$6 prompts=$7 answers=$8 rows=$demo/pairs.jsonl batch=32
     shift 8
@@ -71,8 +72,8 @@ run() {
         exit 1
     fi
     mv "$dir.log" "$dir/log"
-    sed -n 's/.*done  *[0-9]* steps in \([0-9.]*\) s.*/\1/p' "$dir/log" >"$dir/seconds"
-    build/kto sample "$dir" --prompts "$prompts" --temperature 1 --n "$answers" --seed "$seed" >"$dir/answers.jsonl" 2>/dev/null
+    build/kto sample "$dir" --prompts "$prompts" --temperature 1 --n "$answers" --seed "$seed" --max-tokens 64 \
+        >"$dir/answers.jsonl" 2>/dev/null
     shares "$dir" "$dir/answers.jsonl" >"$dir/shares"
     rm -rf "$dir/checkpoints"
     echo "compare: $dir: scathing, well-formed $(cat "$dir/shares")" >&2
@@ -96,7 +97,7 @@ if [[ ${1:-} == --one ]]; then # of xargs
     exit 0
 fi
 
-seeds=5 jobs=$(nproc) tune=
+seeds=5 tune=
 while (($# > 0)); do
     case $1 in
     --seeds) seeds=$2 && shift 2 ;;
@@ -110,7 +111,7 @@ mkdir -p $out
 # One line of arguments a run on standard input.
 all() { xargs -P "$jobs" -L 1 tools/compare.sh --one; }
 [[ -s $out/base.jsonl ]] ||
-    build/kto sample $demo/demo.cfg --base --prompts $demo/titles.jsonl --temperature 1 --n 3 >$out/base.jsonl 2>/dev/null
+    build/kto sample $demo/demo.cfg --base --prompts $demo/titles.jsonl --temperature 1 --n 3 --max-tokens 64 >$out/base.jsonl 2>/dev/null
 
 # --- learning rate and beta -------------------------------------------------------------------------------------------
 
@@ -119,46 +120,71 @@ tried() { echo $out/tune-"$1"-"$2"-"$3"-"$4"; } # LOSS DATA RATE BETA
 if [[ $tune ]]; then
     flip $tune_seed >$out/flipped-$tune_seed.jsonl
     for loss in kto dpo; do
-        for data in clean flipped; do
-            for rate in "${rates[@]}"; do
-                for beta in "${betas[@]}"; do
-                    echo $loss $data $tune_seed "$rate" "$beta" "$(tried $loss $data "$rate" "$beta")" $demo/eval.jsonl 2
-                done
+        for rate in "${rates[@]}"; do
+            for beta in "${betas[@]}"; do
+                echo $loss clean $tune_seed "$rate" "$beta" "$(tried $loss clean "$rate" "$beta")" $demo/eval.jsonl 2
+            done
+        done
+        for rate in "${flipped_rates[@]}"; do
+            for beta in "${flipped_betas[@]}"; do
+                echo $loss flipped $tune_seed "$rate" "$beta" "$(tried $loss flipped "$rate" "$beta")" $demo/eval.jsonl 2
             done
         done
     done | all
 fi
 
-# The settings with the most scathing reviews, as `settings` gives them.
-best() { # LOSS DATA
+# The settings, as `settings` gives them: of those within one standard error (of 400 reviews) of the most scathing ones
+# the lowest learning rate, and there the most scathing again, then the smaller beta.
+best() { # LOSS
     local rate beta
     for rate in "${rates[@]}"; do
         for beta in "${betas[@]}"; do
-            echo "$(cut -d' ' -f1 "$(tried "$1" "$2" "$rate" "$beta")/shares") $rate $beta"
+            echo "$(cut -d' ' -f1 "$(tried "$1" clean "$rate" "$beta")/shares") $rate $beta"
         done
-    done | sort -s -k1,1gr | head -n 1 | cut -d' ' -f2-
+    done | awk '
+        { share[NR] = $1; rate[NR] = $2; beta[NR] = $3; if ($1 > most) most = $1 }
+        END {
+            least = most - sqrt(most * (1 - most) / 400)
+            for (i = 1; i <= NR; i++) {
+                if (share[i] < least - 1e-9) continue
+                if (!b || rate[i] + 0 < rate[b] + 0 || (rate[i] == rate[b] && share[i] > share[b])) b = i
+            }
+            print rate[b], beta[b]
+        }'
 }
 chosen() { if [[ $tune ]]; then best "$@"; else settings "$@"; fi; }
 
+# print_grid LOSS DATA "RATES" "BETAS": scathing / well-formed, in percent.
+print_grid() {
+    local rate beta rates betas
+    read -r -a rates <<<"$3"
+    read -r -a betas <<<"$4"
+    printf '\n| learning rate |'
+    printf ' beta %s |' "${betas[@]}"
+    printf '\n|---|'
+    printf '%s' "${betas[@]/*/---|}"
+    for rate in "${rates[@]}"; do
+        printf '\n| %s |' "$rate"
+        for beta in "${betas[@]}"; do
+            awk '{ printf " %.1f / %.1f |", 100 * $1, 100 * $2 }' "$(tried "$1" "$2" "$rate" "$beta")/shares"
+        done
+    done
+    echo
+}
 # Learning rate and beta are two words on purpose.
 # shellcheck disable=SC2046
 print_tuning() {
-    local loss data rate beta
-    for data in clean flipped; do
-        for loss in kto dpo; do
-            printf '\n%s, %s labels; best: learning rate %s, beta %s\n\n| learning rate |' \
-                "${loss^^}" $data $(best $loss $data)
-            printf ' beta %s |' "${betas[@]}"
-            printf '\n|---|'
-            printf '%s' "${betas[@]/*/---|}"
-            for rate in "${rates[@]}"; do
-                printf '\n| %s |' "$rate"
-                for beta in "${betas[@]}"; do
-                    awk '{ printf " %.1f / %.1f |", 100 * $1, 100 * $2 }' "$(tried $loss $data "$rate" "$beta")/shares"
-                done
-            done
-            echo
-        done
+    local loss
+    for loss in kto dpo; do
+        printf '\n%s; taken: learning rate %s, beta %s\n' ${loss^^} $(best $loss)
+        print_grid $loss clean "${rates[*]}" "${betas[*]}"
+    done
+}
+print_flipped_tuning() {
+    local loss
+    for loss in kto dpo; do
+        printf '\n%s\n' ${loss^^}
+        print_grid $loss flipped "${flipped_rates[*]}" "${flipped_betas[*]}"
     done
 }
 
@@ -170,7 +196,7 @@ for ((seed = 1; seed <= seeds; seed++)); do
     flip $seed >$out/flipped-$seed.jsonl
     for data in clean flipped; do
         for loss in kto dpo; do
-            read -r rate beta < <(chosen $loss $data)
+            read -r rate beta < <(chosen $loss)
             echo $loss $data $seed "$rate" "$beta" "$(compared $loss $data $seed "$rate" "$beta")" $demo/titles.jsonl 3 \
                 train.sample_prompts=$demo/eval.jsonl train.sample_steps=$every
         done
@@ -180,7 +206,7 @@ done | all
 # of LOSS DATA FILE: that file of all seeds.
 of() {
     local seed rate beta
-    read -r rate beta < <(chosen "$1" "$2")
+    read -r rate beta < <(chosen "$1")
     for ((seed = 1; seed <= seeds; seed++)); do cat "$(compared "$1" "$2" $seed "$rate" "$beta")/$3"; done
 }
 
@@ -188,16 +214,16 @@ of() {
 print_table() {
     local loss data
     printf '| labels | loss | learning rate | beta | scathing, %% | well-formed, %% |\n|---|---|---|---|---|---|\n'
-    printf '| | before training | | | %s |\n' "$(shares "$(compared kto clean 1 $(chosen kto clean))" $out/base.jsonl |
+    printf '| | before training | | | %s |\n' "$(shares "$(compared kto clean 1 $(chosen kto))" $out/base.jsonl |
         awk '{ printf "%.1f | %.1f", 100 * $1, 100 * $2 }')"
     for data in clean flipped; do
         for loss in kto dpo; do
-            printf '| %s | %s | %s | %s | %s |\n' $data ${loss^^} $(chosen $loss $data) "$(of $loss $data shares | awk '
+            printf '| %s | %s | %s | %s | %s |\n' $data ${loss^^} $(chosen $loss) "$(of $loss $data shares | awk '
                 { for (i = 1; i <= 2; i++) { s[i] += $i; q[i] += $i * $i; if (NR == 1 || $i < low[i]) low[i] = $i
                                               if ($i > high[i]) high[i] = $i } }
                 END { for (i = 1; i <= 2; i++) {
                           v = NR > 1 ? (q[i] - s[i] * s[i] / NR) / (NR - 1) : 0
-                          printf "%s%.1f ± %.1f (%.1f to %.1f)", i > 1 ? " | " : "", 100 * s[i] / NR,
+                          printf "%s%.1f ± %.1f (%.1f to %.1f)", (i > 1 ? " | " : ""), 100 * s[i] / NR,
                                  100 * sqrt(v > 0 ? v : 0), 100 * low[i], 100 * high[i] } }')"
         done
     done
@@ -228,12 +254,12 @@ print_curves() {
         printf '\nScathing, %s labels (K: KTO, D: DPO, *: both)\n\n' $data
         print_plot $data
         printf '\n| step |'
-        seq $((2 * every)) $((2 * every)) $steps | sed 's/.*/ & |/' | tr -d '\n'
+        seq $every $every $steps | sed 's/.*/ & |/' | tr -d '\n'
         printf '\n|---|'
-        seq $((2 * every)) $((2 * every)) $steps | sed 's/.*/---|/' | tr -d '\n'
+        seq $every $every $steps | sed 's/.*/---|/' | tr -d '\n'
         echo
         for loss in kto dpo; do
-            of $loss $data curve | awk -v name=${loss^^} -v every=$((2 * every)) -v steps=$steps '
+            of $loss $data curve | awk -v name=${loss^^} -v every=$every -v steps=$steps '
                 { for (i = 2; i <= 3; i++) sum[i, $1] += $i; n[$1]++ }
                 END { for (i = 2; i <= 3; i++) {
                           printf "| %s, %s |", name, i == 2 ? "scathing" : "well-formed"
@@ -244,12 +270,12 @@ print_curves() {
 }
 
 # shellcheck disable=SC2046
-print_times() {
+print_tokens() {
     local loss
+    printf '| loss | tokens computed a step, for 32 answers |\n|---|---|\n'
     for loss in kto dpo; do
-        printf '| %s | %s | %s |\n' ${loss^^} \
-            "$(sed -n 's/.*batches  *\([0-9]*\) tokens a step.*/\1/p' "$(compared $loss clean 1 $(chosen $loss clean))/log")" \
-            "$(of $loss clean seconds | awk '{ s += $1 } END { printf "%.1f", s / NR }')"
+        printf '| %s | %s |\n' ${loss^^} \
+            "$(sed -n 's/.*batches  *\([0-9]*\) tokens a step.*/\1/p' "$(compared $loss clean 1 $(chosen $loss))/log")"
     done
 }
 
@@ -262,8 +288,11 @@ replace() {
         $0 == "<!-- " mark " -->" { while ((getline line < file) > 0) print line; hidden = 1 }' $page >$out/page
     cp $out/page $page
 }
-[[ $tune ]] && print_tuning | replace tuning
+if [[ $tune ]]; then
+    print_tuning | replace tuning
+    print_flipped_tuning | replace flipped-tuning
+fi
 print_table | replace table
 print_curves | replace curves
-print_times | replace times
+print_tokens | replace tokens
 print_table
