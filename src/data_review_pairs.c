@@ -357,56 +357,13 @@ static uint32_t question_id(const Work *work, const Question *q) {
 
 // Question i is answered by rank i % size. Every rank gets tokens[count * max_tokens] and lengths[count].
 static Status ask(Work *work, const Question *questions, int32_t count, int32_t *lengths, int32_t *tokens) {
-    Comm *comm = work->run.comm;
-    const SampleOptions *sampling = &work->arguments.sampling;
-    const size_t width = (size_t)sampling->max_tokens;
-    const int32_t mine = (count - comm->rank + comm->size - 1) / comm->size;
     GeneratePrompt *prompts = NULL;
-    GenerateAnswer *answers = NULL;
-    double *own = NULL, *all = NULL; // a record an answer: its length, then its tokens
-    int *counts = NULL;
-    Status status = MEMORY_ALLOC(prompts, mine, "prompts");
-    if (status == STATUS_OK) status = MEMORY_ALLOC(answers, mine, "answers");
-    if (status == STATUS_OK) status = MEMORY_ALLOC(own, (size_t)mine * (1 + width), "answers");
-    if (status == STATUS_OK) status = MEMORY_ALLOC(all, (size_t)count * (1 + width), "answers");
-    if (status == STATUS_OK) status = MEMORY_ALLOC(counts, comm->size, "answers");
-    if (status == STATUS_OK) {
-        for (int32_t i = 0; i < mine; i++) {
-            const Question *q = &questions[comm->rank + i * comm->size];
-            prompts[i] = (GeneratePrompt){q->ids, q->count, question_id(work, q)};
-        }
-        const GenerateOptions options = {.adapters = sampling->adapters,
-                                         .greedy = sampling->greedy,
-                                         .temperature = sampling->temperature,
-                                         .top_p = sampling->top_p,
-                                         .top_k = (int32_t)sampling->top_k,
-                                         .max_tokens = (int32_t)sampling->max_tokens,
-                                         .seed = (uint64_t)sampling->seed,
-                                         .eos = work->stop_token};
-        if (mine > 0) status = generate(&work->run.model, prompts, mine, &options, answers);
-        for (int32_t i = 0; i < mine && status == STATUS_OK; i++) {
-            double *to = own + (size_t)i * (1 + width);
-            to[0] = answers[i].length;
-            for (int32_t t = 0; t < answers[i].length; t++) to[1 + t] = answers[i].tokens[t];
-        }
-    }
-    status = comm_agree(comm, status);
-    if (status == STATUS_OK) {
-        for (int r = 0; r < comm->size; r++) counts[r] = (count - r + comm->size - 1) / comm->size * (int)(1 + width);
-        status = comm_gather(comm, own, all, counts);
-    }
-    const double *from = all;
-    for (int r = 0; r < comm->size && status == STATUS_OK; r++)
-        for (int32_t i = r; i < count; i += comm->size, from += 1 + width) {
-            lengths[i] = (int32_t)from[0];
-            for (int32_t t = 0; t < lengths[i]; t++) tokens[(size_t)i * width + (size_t)t] = (int32_t)from[1 + t];
-        }
-    for (int32_t i = 0; answers != NULL && i < mine; i++) free(answers[i].tokens);
+    Status status = comm_agree(work->run.comm, MEMORY_ALLOC(prompts, count, "prompts"));
+    for (int32_t i = 0; i < count && status == STATUS_OK; i++)
+        prompts[i] = (GeneratePrompt){questions[i].ids, questions[i].count, question_id(work, &questions[i])};
+    if (status == STATUS_OK)
+        status = run_answer(&work->run, prompts, count, &work->arguments.sampling, work->stop_token, lengths, tokens);
     free(prompts);
-    free(answers);
-    free(own);
-    free(all);
-    free(counts);
     return status;
 }
 

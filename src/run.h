@@ -5,6 +5,7 @@
 #include "io/config.h"
 #include "io/peft.h"
 #include "src/command.h"
+#include "src/generate.h"
 #include "src/step.h"
 
 typedef struct Run {
@@ -76,6 +77,10 @@ typedef struct SampleOptions {
 } SampleOptions;
 Status sample_file(Run *run, const char *path, const SampleOptions *options, int64_t step, char **lines);
 extern const SampleOptions sample_defaults;
+// Answers to prompts[count], which all ranks give alike, by all ranks together: answer i is rank i % size's. Every rank
+// gets lengths[count] and ids[count * max_tokens].
+Status run_answer(Run *run, const GeneratePrompt *prompts, int32_t count, const SampleOptions *options, int32_t eos,
+                  int32_t *lengths, int32_t *ids);
 // The flags of commands that sample: `member` is the SampleOptions of their struct of options.
 #define SAMPLING_FLAGS(type, member)                                                                                   \
     {.name = "--greedy",                                                                                               \

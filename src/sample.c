@@ -40,29 +40,22 @@ static Status read_prompts(const Run *run, const JsonlFile *file, Asked *asked) 
     return STATUS_OK;
 }
 
-// Answers first to first + total - 1; answer i is rank i % size's. Every rank gets lengths[total] and
-// ids[total * max_tokens]. `first` is a multiple of the rank count.
-static Status answer_some(Run *run, const Asked *asked, int64_t first, int64_t total, const SampleOptions *options,
-                          int32_t *lengths, int32_t *ids) {
+Status run_answer(Run *run, const GeneratePrompt *prompts, int32_t count, const SampleOptions *options, int32_t eos,
+                  int32_t *lengths, int32_t *ids) {
     Comm *comm = run->comm;
-    const int32_t mine = (int32_t)((total - comm->rank + comm->size - 1) / comm->size);
+    const int32_t mine = (count - comm->rank + comm->size - 1) / comm->size;
     const size_t width = (size_t)options->max_tokens;
-    GeneratePrompt *prompts = NULL;
+    GeneratePrompt *asked = NULL;
     GenerateAnswer *answers = NULL;
-    double *own = NULL, *all = NULL;
+    double *own = NULL, *all = NULL; // a record an answer: its length, then its tokens
     int *counts = NULL;
-    // A record per answer: its length, then its tokens.
-    Status status = MEMORY_ALLOC(prompts, mine, "prompts");
+    Status status = MEMORY_ALLOC(asked, mine, "prompts");
     if (status == STATUS_OK) status = MEMORY_ALLOC(answers, mine, "answers");
     if (status == STATUS_OK) status = MEMORY_ALLOC(own, (size_t)mine * (1 + width), "answers");
-    if (status == STATUS_OK) status = MEMORY_ALLOC(all, (size_t)total * (1 + width), "answers");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(all, (size_t)count * (1 + width), "answers");
     if (status == STATUS_OK) status = MEMORY_ALLOC(counts, comm->size, "answers");
     if (status == STATUS_OK) {
-        for (int32_t i = 0; i < mine; i++) {
-            const int64_t index = first + comm->rank + (int64_t)i * comm->size;
-            const Asked *from = &asked[index / options->samples];
-            prompts[i] = (GeneratePrompt){from->ids, from->count, (uint32_t)index};
-        }
+        for (int32_t i = 0; i < mine; i++) asked[i] = prompts[comm->rank + i * comm->size];
         const GenerateOptions generate_options = {.adapters = options->adapters,
                                                   .greedy = options->greedy,
                                                   .temperature = options->temperature,
@@ -70,8 +63,8 @@ static Status answer_some(Run *run, const Asked *asked, int64_t first, int64_t t
                                                   .top_k = (int32_t)options->top_k,
                                                   .max_tokens = (int32_t)options->max_tokens,
                                                   .seed = (uint64_t)options->seed,
-                                                  .eos = tokenizer_eos(run->tokenizer)};
-        status = generate(&run->model, prompts, mine, &generate_options, answers);
+                                                  .eos = eos};
+        status = generate(&run->model, asked, mine, &generate_options, answers);
         for (int32_t i = 0; i < mine && status == STATUS_OK; i++) {
             double *to = own + (size_t)i * (1 + width);
             to[0] = answers[i].length;
@@ -80,19 +73,17 @@ static Status answer_some(Run *run, const Asked *asked, int64_t first, int64_t t
     }
     status = comm_agree(comm, status);
     if (status == STATUS_OK) {
-        for (int r = 0; r < comm->size; r++)
-            counts[r] = (int)((total - r + comm->size - 1) / comm->size * (int64_t)(1 + width));
+        for (int r = 0; r < comm->size; r++) counts[r] = (count - r + comm->size - 1) / comm->size * (int)(1 + width);
         status = comm_gather(comm, own, all, counts);
-        const double *from = all;
-        for (int r = 0; r < comm->size && status == STATUS_OK; r++)
-            for (int64_t index = r; index < total; index += comm->size, from += 1 + width) {
-                lengths[index] = (int32_t)from[0];
-                for (int32_t t = 0; t < lengths[index]; t++)
-                    ids[(size_t)index * width + (size_t)t] = (int32_t)from[1 + t];
-            }
     }
+    const double *from = all;
+    for (int r = 0; r < comm->size && status == STATUS_OK; r++)
+        for (int32_t i = r; i < count; i += comm->size, from += 1 + width) {
+            lengths[i] = (int32_t)from[0];
+            for (int32_t t = 0; t < lengths[i]; t++) ids[(size_t)i * width + (size_t)t] = (int32_t)from[1 + t];
+        }
     for (int32_t i = 0; answers != NULL && i < mine; i++) free(answers[i].tokens);
-    free(prompts);
+    free(asked);
     free(answers);
     free(own);
     free(all);
@@ -104,14 +95,23 @@ static Status answer_some(Run *run, const Asked *asked, int64_t first, int64_t t
 static Status answer_all(Run *run, const Asked *asked, int64_t total, const SampleOptions *options, int32_t *lengths,
                          int32_t *ids) {
     const int64_t piece = (int64_t)ANSWERS_PER_AGREEMENT * run->comm->size;
-    for (int64_t first = 0; first < total; first += piece) {
+    GeneratePrompt *prompts = NULL;
+    Status status = comm_agree(run->comm, MEMORY_ALLOC(prompts, piece, "prompts"));
+    for (int64_t first = 0; first < total && status == STATUS_OK; first += piece) {
         unsigned said;
-        TRY(stop_agree(run->comm, 0, &said));
-        if (said & SAY_STOP) return STATUS_STOPPED;
-        const int64_t count = total - first < piece ? total - first : piece;
-        TRY(answer_some(run, asked, first, count, options, lengths + first, ids + first * options->max_tokens));
+        status = stop_agree(run->comm, 0, &said);
+        if (status == STATUS_OK && said & SAY_STOP) status = STATUS_STOPPED;
+        const int32_t count = (int32_t)(total - first < piece ? total - first : piece);
+        for (int32_t i = 0; i < count; i++) {
+            const Asked *from = &asked[(first + i) / options->samples];
+            prompts[i] = (GeneratePrompt){from->ids, from->count, (uint32_t)(first + i)};
+        }
+        if (status == STATUS_OK)
+            status = run_answer(run, prompts, count, options, tokenizer_eos(run->tokenizer), lengths + first,
+                                ids + first * options->max_tokens);
     }
-    return STATUS_OK;
+    free(prompts);
+    return status;
 }
 
 static Status format_lines(const Run *run, const Asked *asked, int64_t total, const SampleOptions *options,
