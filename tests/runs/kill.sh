@@ -16,7 +16,6 @@ fail() {
 start() { # RUN
     exec mpirun -n 2 "$KTO" train configs/demo/demo.cfg train.output_dir="$1" "${words[@]}" >"$WORK/log" 2>&1
 }
-now() { echo $(($(date +%s%N) / 1000000)); }
 find_ranks() { mapfile -t ranks < <(pgrep -f -- "^$KTO train configs/demo/demo.cfg train.output_dir=$run "); }
 wait_for_ranks() { # until there are as many as COUNT, or no launcher
     until find_ranks && ((${#ranks[@]} >= $1)) || ! kill -0 $launcher 2>/dev/null; do sleep 0.01; done
