@@ -244,14 +244,23 @@ static Status cut_file(const char *path, const MetricsRun *run, int64_t resume_s
     return status;
 }
 
+// Gives the file up, columns and all. (They are not closed one by one: HDF5 1.10 crashes on a dataset whose file could
+// not be closed.)
+static void drop_file(Metrics *metrics) {
+    if (metrics->file >= 0) H5Fclose(metrics->file);
+    metrics->file = H5I_INVALID_HID;
+}
+
 static Status open_columns(Metrics *metrics) {
     metrics->file = hdf5_open_writer(metrics->path, H5F_ACC_RDWR | (metrics->swmr ? H5F_ACC_SWMR_WRITE : 0));
     if (metrics->file < 0) return hdf5_error(STATUS_FAILED, metrics->path, "cannot be opened for writing");
-    for (int g = 0; g < GROUP_COUNT; g++) {
+    Status status = STATUS_OK;
+    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) {
         int64_t shortest;
-        TRY(open_group(metrics->file, metrics->path, g, metrics->columns[g], &shortest));
+        status = open_group(metrics->file, metrics->path, g, metrics->columns[g], &shortest);
     }
-    return STATUS_OK;
+    if (status != STATUS_OK) drop_file(metrics);
+    return status;
 }
 
 static Status note_inode(Metrics *metrics) {
@@ -262,9 +271,10 @@ static Status note_inode(Metrics *metrics) {
 }
 
 static Status close_all(Metrics *metrics, Status status) {
+    if (metrics->file < 0) return status;
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++)
         status = close_columns(metrics->columns[g], metrics->path);
-    if (metrics->file >= 0) status = close_file(metrics->file, metrics->path, status);
+    status = close_file(metrics->file, metrics->path, status);
     metrics->file = H5I_INVALID_HID;
     return status;
 }
@@ -288,7 +298,7 @@ Status metrics_open(Metrics **out, const char *path, const MetricsRun *run, int6
         *out = metrics;
         return STATUS_OK;
     }
-    if (metrics->file >= 0) H5Fclose(metrics->file);
+    drop_file(metrics);
     free(metrics->path);
     free(metrics);
     return status;
@@ -329,8 +339,7 @@ static Status append_once(Metrics *metrics, int group, const MetricsRow *row) {
 
 // After a failed write: a copy of the file with the rows that were written in full, in its place.
 static Status reopen(Metrics *metrics) {
-    if (metrics->file >= 0) H5Fclose(metrics->file);
-    metrics->file = H5I_INVALID_HID;
+    drop_file(metrics);
     int64_t rows[GROUP_COUNT];
     memcpy(rows, metrics->rows, sizeof rows);
     TRY(cut_file(metrics->path, NULL, INT64_MAX, rows));

@@ -309,7 +309,8 @@ static Status gather_shares(Dataset *out, const Share *share, const DatasetOptio
             to[i].completion += (uint64_t)before[TOKENS];
         }
     }
-    memcpy(tokens + before[TOKENS], share->tokens, sizeof(int32_t) * (size_t)share->token_count);
+    if (share->token_count > 0) // a rank of many may have no row
+        memcpy(tokens + before[TOKENS], share->tokens, sizeof(int32_t) * (size_t)share->token_count);
     TRY(comm_node_barrier(comm));
     if (owners != NULL) {
         status = comm->node_rank == 0 ? find_owners(rows, tokens, out->count, owners) : STATUS_OK;

@@ -73,9 +73,14 @@ static struct sigaction before[NOTED], before_term;
 static Status catch_signals(void) {
     if (pipe2(wake, O_NONBLOCK | O_CLOEXEC) != 0)
         return error_set(STATUS_FAILED, "a pipe for signals: %s", strerror(errno));
-    struct sigaction action = {.sa_handler = note}; // no SA_RESTART: a read ends
+    // On a stack of their own: what the system puts on a computing thread's to call a handler can overwrite oneDNN's
+    // data (src/stop.c). The kernel gives a process's signals to its first thread, which is this one.
+    static char stack[1 << 16];
+    const stack_t handlers = {.ss_sp = stack, .ss_size = sizeof stack};
+    sigaltstack(&handlers, NULL);
+    struct sigaction action = {.sa_handler = note, .sa_flags = SA_ONSTACK}; // no SA_RESTART: a read ends
     for (int i = 0; i < NOTED; i++) sigaction(noted[i], &action, &before[i]);
-    action = (struct sigaction){.sa_handler = end_terminal, .sa_flags = (int)SA_RESETHAND | SA_NODEFER};
+    action = (struct sigaction){.sa_handler = end_terminal, .sa_flags = (int)SA_RESETHAND | SA_NODEFER | SA_ONSTACK};
     sigaction(SIGTERM, &action, &before_term);
     return STATUS_OK;
 }

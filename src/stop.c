@@ -1,27 +1,52 @@
-// The signal handlers, and the ranks' agreement. What is saved before stopping is the caller's business.
+// Waiting for signals, and the ranks' agreement. What is saved before stopping is the caller's business.
+//
+// There is no handler: oneDNN's matrix products, before a correction of 2026 (uxlfoundation/oneDNN#4845), keep their
+// stack pointer in the heap at times, and what the system puts there to call a handler overwrites other data. So every
+// thread has these signals blocked but one, which takes them and computes nothing.
 #include "src/stop.h"
 
 #include "src/base/memory.h"
 
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
-static volatile sig_atomic_t requested;
+static atomic_bool requested;
+static sigset_t signals;
 
-static void request(int number) {
-    requested = 1;
-    if (number == SIGINT) signal(SIGINT, SIG_DFL);
+static void *listen(void *unused) {
+    (void)unused;
+    for (bool interrupted = false;;) {
+        int number = 0;
+        if (sigwait(&signals, &number) != 0) continue;
+        if (number == SIGINT && interrupted) {
+            signal(SIGINT, SIG_DFL);
+            pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+            raise(SIGINT);
+        }
+        interrupted = interrupted || number == SIGINT;
+        requested = true;
+    }
+    return NULL;
 }
 
 void stop_install(void) {
-    struct sigaction action = {.sa_handler = request, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    const int numbers[] = {SIGUSR1, SIGTERM, SIGINT};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) sigaction(numbers[i], &action, NULL);
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGUSR1);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); // threads to come inherit it
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, listen, NULL) == 0)
+        pthread_detach(thread);
+    else
+        pthread_sigmask(SIG_UNBLOCK, &signals, NULL); // they end the process, as without us
 }
 
 bool stop_requested(void) {
-    return requested != 0;
+    return requested;
 }
 
 Status stop_agree(Comm *comm, unsigned mine, unsigned *all) {

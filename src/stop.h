@@ -1,9 +1,10 @@
-// Asking a run to stop: SIGUSR1, SIGTERM or SIGINT, sent to mpirun, srun or any one rank. A handler only sets a flag;
-// the ranks agree on it where all of them stand at the same point, and stop there together.
+// Asking a run to stop: SIGUSR1, SIGTERM or SIGINT, sent to mpirun, srun or any one rank. It only sets a flag; the
+// ranks agree on it where all of them stand at the same point, and stop there together.
 #pragma once
 #include "comm/comm.h"
 
-// Installs the handlers; before MPI starts, which keeps them. A second SIGINT ends the process at once.
+// From here on the signals are requests; before MPI or any thread starts. A second SIGINT ends the process at once. A
+// command that computes must not install handlers of its own (stop.c says why).
 void stop_install(void);
 
 // Whether this process was asked; for commands of one process.

@@ -19,3 +19,20 @@ train() {
         exit 1
     fi
 }
+
+now() { echo $(($(date +%s%N) / 1000000)); } # milliseconds
+
+# wait_for_end LAUNCHER RUN_DIR SINCE: until the launcher and all ranks have ended, with exit code $status, $milliseconds after
+# SINCE.
+wait_for_end() {
+    wait "$1"
+    status=$?
+    while pgrep -f -- "^$KTO train .* train.output_dir=$2 " >/dev/null; do sleep 0.05; done
+    milliseconds=$(($(now) - $3))
+}
+
+# report WHAT RUN_DIR: the figures of a fault, after wait_for_end.
+report() {
+    echo "$1: exit code $status, all ranks ended after $milliseconds ms; left: $(cd "$2" && find . -type f ! -name 'reference-*' |
+        sed -E 's|^./||; s|step-0*([0-9]+).h5|\1|' | sort -V | tr '\n' ' ')"
+}

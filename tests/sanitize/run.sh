@@ -19,8 +19,8 @@ fi
 cmake -S . -B "$build" --preset "$kind" >/dev/null
 cmake --build "$build" --parallel "$(nproc)" >"$build/build.log" 2>&1 || { tail -n 30 "$build/build.log" && exit 1; }
 # Leaks are told apart by the libraries on their stacks, so these must be whole. Faults are the sanitizer's, not cmocka's.
-# Archer needs to be told that libraries without instrumentation (oneDNN) are none of its business.
-export ASAN_OPTIONS=fast_unwind_on_malloc=0:malloc_context_size=20:handle_segv=2:handle_abort=2
+# faults.c of tests/runs is preloaded before the sanitizer. Archer needs to be told that libraries without instrumentation (oneDNN) are none of its business.
+export ASAN_OPTIONS=fast_unwind_on_malloc=0:malloc_context_size=20:handle_segv=2:handle_abort=2:verify_asan_link_order=0
 export LSAN_OPTIONS=suppressions=$PWD/tests/sanitize/leaks.txt:print_suppressions=0 UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1
 exec ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" "$@"

@@ -19,7 +19,7 @@ fail() {
     exit 1
 }
 
-# --- the cluster: one node that lends its cores twice over ---
+# --- the cluster: one node that lends its cores several times over ---
 
 slurm=$WORK/slurm host=$(hostname -s)
 mkdir -p "$slurm/state" "$slurm/spool"
@@ -28,6 +28,7 @@ free_port() { # two ports that nothing listens on
     while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
     echo $port
 }
+# Job ids of its own: Slurm's PMIx names folders in /tmp by them, which another such test would share.
 cat >"$slurm/slurm.conf" <<END
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
@@ -36,6 +37,7 @@ SlurmdPort=$(free_port)
 AuthType=auth/none
 CredType=cred/none
 AuthInfo=cred_expire=5
+FirstJobId=$((RANDOM % 50000 + 1))
 SlurmUser=root
 SlurmdUser=root
 ProctrackType=proctrack/linuxproc
@@ -54,7 +56,7 @@ SlurmctldPidFile=$slurm/slurmctld.pid
 SlurmdPidFile=$slurm/slurmd.pid
 SlurmctldLogFile=$slurm/slurmctld.log
 SlurmdLogFile=$slurm/slurmd.log
-NodeName=$host NodeAddr=127.0.0.1 CPUs=4 CoresPerSocket=4 RealMemory=4000
+NodeName=$host NodeAddr=127.0.0.1 CPUs=6 CoresPerSocket=6 RealMemory=4000
 PartitionName=all Nodes=ALL Default=YES MaxTime=60
 END
 export SLURM_CONF=$slurm/slurm.conf
@@ -106,6 +108,18 @@ same() { # RUN WHAT
 }
 done_in() { echo "$1: $((SECONDS - begin)) s"; }
 
+# Slurm itself warns, because the time limit of a minute is near: while the other jobs run, for it looks only every 30 s.
+# The disk is slow at the first start, so that the run is not done before that.
+cat >"$WORK/slow_first" <<END
+#!/bin/sh
+[ "\${SLURM_RESTART_COUNT:-0}" -gt 0 ] || export LD_PRELOAD="$FAULTS" KTO_DISK=slow:20
+exec "$KTO" "\$@"
+END
+chmod +x "$WORK/slow_first"
+limited=$(KTO=$WORK/slow_first submit limit --time=1 --signal=B:USR1@50 slurm/train.sbatch $config \
+    train.output_dir="$WORK/limit" "${words[@]}")
+limited_begin=$SECONDS
+
 begin=$SECONDS
 job=$(submit whole slurm/train.sbatch $config train.output_dir="$WORK/whole" "${words[@]}")
 ended "$job" 90
@@ -127,7 +141,7 @@ for form in srun mpirun; do
         trains $log $start
         scancel --batch --signal=USR1 "$job"
         until (($(grep -c '^slurm: requeueing' "$WORK/$log.log") == start)); do
-            [[ $(state "$job") != COMPLETED ]] || fail "$log: ended before it could be warned $start times"
+            [[ $(state "$job") != @(COMPLETED|FAILED) ]] || fail "$log: ended before it was warned $start times"
             sleep 0.1
         done
     done
@@ -175,3 +189,13 @@ until [[ -e $WORK/sweep/1/adapter && -e $WORK/sweep/2/adapter ]]; do
     sleep 0.3
 done
 done_in "an array of two"
+
+# What became of the time limit.
+ended "$limited" 120
+[[ $final == COMPLETED ]] || fail "time limit: job ended as $final"
+grep -q '^slurm: time is nearly up' "$WORK/limit.log" || fail "time limit: Slurm did not warn"
+(($(grep -c '^slurm: requeueing' "$WORK/limit.log") == $(grep -c '^stopped .* on request' "$WORK/limit.log"))) || fail "time limit: not requeued"
+same "$WORK/limit" "time limit"
+at=$(grep -B 1 '^stopped .* on request' "$WORK/limit.log" | grep -oE '^step [0-9]+' | tr '\n' ' ')
+begin=$limited_begin
+done_in "warned by Slurm itself near the time limit (after ${at% }), requeued and done"
