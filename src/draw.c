@@ -13,11 +13,12 @@ size_t draw_scratch(int32_t vocab) {
     return (bytes + 63) / 64 * 64;
 }
 
-// e^x for x <= 0 to 2e-7 of its value, and 0 where that is below a float: 2^n times a polynomial of what is left of x
-// (Cephes' expf). A loop of it becomes vector instructions on every CPU.
+#define LEAST -87.0f // e to this is about the smallest float
+
+// e^x for LEAST <= x <= 0 to 2e-7 of its value, and e^LEAST below: 2^n times a polynomial of what is left of x (Cephes'
+// expf). With -fno-trapping-math (CMakeLists.txt) a loop of it becomes vector instructions.
 static inline float exp_below_1(float x) {
-    const bool far = x < -87.0f;
-    x = far ? -87.0f : x;
+    x = x > LEAST ? x : LEAST;
     const int32_t n = (int32_t)(x * 1.44269504f - 0.5f);
     const float r = x - (float)n * 0.693359375f + (float)n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -30,7 +31,7 @@ static inline float exp_below_1(float x) {
     const int32_t bits = (n + 127) << 23;
     float power;
     memcpy(&power, &bits, sizeof power);
-    return far ? 0.0f : p * power;
+    return p * power;
 }
 
 // Of equals the first.
@@ -41,6 +42,13 @@ static int32_t find_best(const float *logits, int32_t vocab) {
     for (int32_t i = 0; i < vocab; i++)
         if (logits[i] == most) return i;
     return 0; // not a number
+}
+
+// weight[i] = e^((logits[i] - most) * factor), 0 where that is no float any more.
+static void weigh(const float *logits, int32_t vocab, float most, float factor, float *weight) {
+    const float least = exp_below_1(LEAST);
+#pragma omp simd
+    for (int32_t i = 0; i < vocab; i++) weight[i] = exp_below_1((logits[i] - most) * factor) - least;
 }
 
 // The likelier first; of equals the smaller token.
@@ -99,21 +107,38 @@ static int32_t draw_from_top(const float *logits, const float *weight, int32_t v
     return candidates[vocab - kept].token;
 }
 
+static double sum_of(const float *weight, int32_t count) {
+    double part[4] = {0};
+    int32_t i = 0;
+    for (; i + 4 <= count; i += 4)
+        for (int k = 0; k < 4; k++) part[k] += weight[i + k];
+    for (; i < count; i++) part[0] += weight[i];
+    return part[0] + part[1] + (part[2] + part[3]);
+}
+
 int32_t draw_token(const float *logits, int32_t vocab, const DrawOptions *options, double uniform, void *scratch) {
     const int32_t best = find_best(logits, vocab);
     if (options->greedy) return best;
     float *weight = scratch;
-    const float most = logits[best], factor = (float)(1 / options->temperature);
-#pragma omp simd
-    for (int32_t i = 0; i < vocab; i++) weight[i] = exp_below_1((logits[i] - most) * factor);
+    weigh(logits, vocab, logits[best], (float)(1 / options->temperature), weight);
     if (options->top_k > 0 || options->top_p < 1)
         return draw_from_top(logits, weight, vocab, options, uniform, (Candidate *)(weight + vocab));
+    // In blocks, so that most of the vocabulary is passed over by one sum a block.
+    enum { BLOCK = 64 };
     double total = 0, sum = 0;
-    for (int32_t i = 0; i < vocab; i++) total += weight[i];
+    for (int32_t i = 0; i < vocab; i += BLOCK) total += sum_of(weight + i, vocab - i < BLOCK ? vocab - i : BLOCK);
     const double target = uniform * total;
-    for (int32_t i = 0; i < vocab; i++) {
-        sum += weight[i];
-        if (sum > target) return i;
+    for (int32_t i = 0; i < vocab; i += BLOCK) {
+        const int32_t count = vocab - i < BLOCK ? vocab - i : BLOCK;
+        const double block = sum_of(weight + i, count);
+        if (sum + block <= target) {
+            sum += block;
+            continue;
+        }
+        for (int32_t k = i; k < i + count; k++) {
+            sum += weight[k];
+            if (sum > target) return k;
+        }
     }
     return best; // by rounding
 }
