@@ -189,13 +189,22 @@ static void fill_keys(const Attention *a, const int32_t *first, const Work *work
 
 // --- entries ---
 
+// memcmp and memcpy that take NULL for nothing.
+static bool same_bytes(const void *a, const void *b, size_t bytes) {
+    return bytes == 0 || memcmp(a, b, bytes) == 0;
+}
+
+static void copy_bytes(void *to, const void *from, size_t bytes) {
+    if (bytes > 0) memcpy(to, from, bytes);
+}
+
 static bool same_shape(const Shape *a, const Shape *b) {
     const Attention *x = &a->attention, *y = &b->attention;
     return x->heads == y->heads && x->kv_heads == y->kv_heads && x->head_dim == y->head_dim && x->scale == y->scale &&
            x->segment_count == y->segment_count && x->query_count == y->query_count && a->key_rows == b->key_rows &&
            a->backward == b->backward &&
-           memcmp(x->segments, y->segments, (size_t)x->segment_count * sizeof *x->segments) == 0 &&
-           memcmp(x->queries, y->queries, (size_t)x->query_count * sizeof *x->queries) == 0;
+           same_bytes(x->segments, y->segments, (size_t)x->segment_count * sizeof *x->segments) &&
+           same_bytes(x->queries, y->queries, (size_t)x->query_count * sizeof *x->queries);
 }
 
 static Status entry_room(Device *device, Entry *entry, size_t bytes) {
@@ -220,8 +229,8 @@ static Status keep_shape(Entry *entry, const Shape *shape) {
         TRY(MEMORY_ALLOC(entry->copies, 2 * (segments + queries), "an attention plan"));
         entry->copies_room = 2 * (segments + queries);
     }
-    memcpy(entry->copies, a->segments, segments);
-    memcpy(entry->copies + segments, a->queries, queries);
+    copy_bytes(entry->copies, a->segments, segments);
+    copy_bytes(entry->copies + segments, a->queries, queries);
     entry->shape = *shape;
     entry->shape.attention.segments = (const Segment *)entry->copies;
     entry->shape.attention.queries = (const QueryRange *)(entry->copies + segments);
@@ -241,7 +250,7 @@ static Status make_plan(Device *device, Entry *entry, int32_t *space) {
     CUDA_TRY(device, cudaStreamSynchronize(device->stream)); // the plan that was here may still be read
     TRY(entry_room(device, entry, bytes));
     cut_tables(a, &counts, shape->backward, entry->host, &plan);
-    memcpy((void *)plan.segments, a->segments, (size_t)n * sizeof *a->segments);
+    copy_bytes((void *)plan.segments, a->segments, (size_t)n * sizeof *a->segments);
     for (int32_t s = 0, used = 0; s < n; used += work.listed[s++]) first[s] = used;
     fill_chains(a, &work, &plan);
     fill_tiles(a, tile_tokens(device->dtype, a), shape->backward, first, &work, &plan);
