@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PREFILL_MULTIPLE 64
+
 #define DRAWS_APART 8 // as many draws are worth the threads
 
 typedef enum State { FREE, PREFILL, ANSWER } State;
@@ -125,16 +127,30 @@ static bool shared_written(const Generator *g, const Sequence *sequence) {
     return true;
 }
 
-// Computes prompts in the order of their arrival, as many tokens as a step may.
+// How many tokens of prompts to compute now: what waits, up to what a step may. More than PREFILL_MULTIPLE in multiples
+// of it, so that the device's products have few shapes.
+static int32_t prefill_room(const Generator *g, bool adapters) {
+    int64_t waiting = 0;
+    for (int32_t i = 0; i < g->size.sequences; i++) {
+        const Sequence *sequence = &g->sequences[i];
+        if (sequence->state == PREFILL && sequence->options.adapters == adapters)
+            waiting += sequence->prompt_length - 1 - sequence->computed;
+    }
+    if (waiting > g->size.prefill_tokens) waiting = g->size.prefill_tokens;
+    return (int32_t)(waiting > PREFILL_MULTIPLE ? waiting / PREFILL_MULTIPLE * PREFILL_MULTIPLE : waiting);
+}
+
+// Computes prompts in the order of their arrival.
 static Status prefill(Generator *g) {
     Sequence *sequence = next_waiting(g, 0);
     if (sequence == NULL) return STATUS_OK;
     const bool adapters = sequence->options.adapters;
+    const int32_t most = prefill_room(g, adapters);
     call_clear(g);
-    for (; sequence != NULL && g->rows < g->size.prefill_tokens; sequence = next_waiting(g, sequence->order)) {
+    for (; sequence != NULL; sequence = next_waiting(g, sequence->order)) {
         if (sequence->options.adapters != adapters || !shared_written(g, sequence)) continue;
         const int32_t left = sequence->prompt_length - 1 - sequence->computed;
-        const int32_t room = g->size.prefill_tokens - g->rows;
+        const int32_t room = most - g->rows;
         call_add(g, sequence, left < room ? left : room);
         if (left > room) break;
         sequence->state = ANSWER;
@@ -196,6 +212,17 @@ Status generator_step(Generator *g, GenerateEvent *events, int32_t *count) {
     return decode(g, false, events, count);
 }
 
+// What stands in the cache of the sequence's prompt, after the copy.
+static Status copy_shared(Generator *g, Sequence *sequence, const KvShare *share) {
+    sequence->computed = share->pages * KV_PAGE + share->copy_rows;
+    if (share->copy_rows == 0) return STATUS_OK;
+    const int32_t to = sequence->page[share->pages];
+    const Status status = model_decode_copy(g->model, share->copy_page * KV_PAGE, to * KV_PAGE, share->copy_rows);
+    g->cache.page[to].rows = share->copy_rows;
+    kv_cache_release(&g->cache, &share->copy_page, 1);
+    return status;
+}
+
 Status generator_add(Generator *g, const GeneratePrompt *prompt, const GenerateOptions *options, void *owner,
                      bool *taken) {
     *taken = false;
@@ -221,13 +248,15 @@ Status generator_add(Generator *g, const GeneratePrompt *prompt, const GenerateO
                            .page_count = pages,
                            .id = prompt->id,
                            .order = ++g->arrivals};
+    KvShare share = {0};
     Status status = MEMORY_ALLOC(sequence->tokens, room, "a sequence");
     if (status == STATUS_OK) status = MEMORY_ALLOC(sequence->page, pages, "a sequence");
     if (status == STATUS_OK) {
         memcpy(sequence->tokens, prompt->tokens, (size_t)prompt->length * sizeof *prompt->tokens);
         *taken = kv_cache_take(&g->cache, prompt->tokens, prompt->length - 1, room - 1, options->adapters,
-                               sequence->page, &sequence->computed);
+                               sequence->page, &share);
     }
+    if (*taken) status = copy_shared(g, sequence, &share);
     if (!*taken) {
         free(sequence->tokens);
         free(sequence->page);
@@ -236,7 +265,7 @@ Status generator_add(Generator *g, const GeneratePrompt *prompt, const GenerateO
     }
     sequence->state = PREFILL;
     g->active++;
-    return STATUS_OK;
+    return status;
 }
 
 void generator_cancel(Generator *g, const void *owner) {

@@ -19,7 +19,7 @@ static void unlink_unused(KvCache *cache, int32_t p) {
 // Pages without contents go first, so that those with contents are kept longest.
 static void link_unused(KvCache *cache, int32_t p) {
     KvPage *page = &cache->page[p];
-    const bool front = page->hash == 0;
+    const bool front = page->known == 0;
     page->previous = front ? -1 : cache->last;
     page->next = front ? cache->first : -1;
     *(page->previous < 0 ? &cache->first : &cache->page[page->previous].next) = p;
@@ -29,70 +29,92 @@ static void link_unused(KvCache *cache, int32_t p) {
 
 // --- pages by their tokens ------------------------------------------------------------------------------------------
 
-static int32_t *bucket_of(KvCache *cache, uint64_t hash) {
-    return &cache->bucket[hash & (cache->buckets - 1)];
+#define COPY_MIN 8 // rows that are worth a copy
+
+static int32_t *bucket_of(KvCache *cache, uint64_t parent) {
+    return &cache->bucket[parent & (cache->buckets - 1)];
 }
 
 static void forget(KvCache *cache, int32_t p) {
     KvPage *page = &cache->page[p];
-    if (page->hash == 0) return;
-    int32_t *at = bucket_of(cache, page->hash);
+    if (page->known == 0) return;
+    int32_t *at = bucket_of(cache, page->parent);
     while (*at != p) at = &cache->page[*at].bucket_next;
     *at = page->bucket_next;
-    page->hash = 0;
+    page->known = 0;
 }
 
-static int32_t find(KvCache *cache, uint64_t hash, uint64_t parent, const int32_t *tokens) {
-    for (int32_t p = *bucket_of(cache, hash); p >= 0; p = cache->page[p].bucket_next) {
+static void remember(KvCache *cache, int32_t p, uint64_t parent, const int32_t *tokens, int32_t known) {
+    KvPage *page = &cache->page[p];
+    page->known = known;
+    page->parent = parent;
+    memcpy(page->tokens, tokens, (size_t)known * sizeof *tokens);
+    int32_t *bucket = bucket_of(cache, parent);
+    page->bucket_next = *bucket;
+    *bucket = p;
+}
+
+// The page behind `parent` that has the most of tokens[count] at its start; *alike gets how many. A full one that is
+// wanted whole counts before it is written, else what is written counts.
+static int32_t find(const KvCache *cache, uint64_t parent, const int32_t *tokens, int32_t count, int32_t *alike) {
+    int32_t best = -1;
+    *alike = 0;
+    for (int32_t p = *bucket_of((KvCache *)cache, parent); p >= 0; p = cache->page[p].bucket_next) {
         const KvPage *page = &cache->page[p];
-        if (page->hash == hash && page->parent == parent && memcmp(page->tokens, tokens, sizeof page->tokens) == 0)
-            return p;
+        if (page->parent != parent) continue;
+        int32_t same = 0;
+        while (same < count && same < page->known && page->tokens[same] == tokens[same]) same++;
+        if (same < KV_PAGE && same > page->rows) same = page->rows;
+        if (same <= *alike) continue;
+        best = p;
+        *alike = same;
     }
-    return -1;
-}
-
-static uint64_t page_hash(uint64_t parent, const int32_t *tokens) {
-    const uint64_t hash = hash_bytes(parent, tokens, KV_PAGE * sizeof *tokens);
-    return hash == 0 ? 1 : hash;
+    return best;
 }
 
 // --- sequences ------------------------------------------------------------------------------------------------------
 
+static void use(KvCache *cache, int32_t p) {
+    if (cache->page[p].users++ == 0) unlink_unused(cache, p);
+}
+
 bool kv_cache_take(KvCache *cache, const int32_t *tokens, int32_t known, int32_t total, uint64_t variant, int32_t *page,
-                   int32_t *shared) {
-    const int32_t count = kv_cache_pages(total), full = known / KV_PAGE;
-    int32_t found = 0, waking = 0;
-    uint64_t hash = variant + 1, parent = hash; // of the tokens so far
-    for (; found < full; found++) {
-        parent = hash;
-        hash = page_hash(parent, tokens + found * KV_PAGE);
-        page[found] = find(cache, hash, parent, tokens + found * KV_PAGE);
-        if (page[found] < 0) break;
-        waking += cache->page[page[found]].users == 0;
-    }
-    if (count - found > cache->unused - waking) return false;
-    for (int32_t i = 0; i < found; i++)
-        if (cache->page[page[i]].users++ == 0) unlink_unused(cache, page[i]);
-    for (int32_t i = found; i < count; i++) {
-        const int32_t p = page[i] = cache->first;
-        KvPage *fresh = &cache->page[p];
-        unlink_unused(cache, p);
-        forget(cache, p);
-        fresh->rows = 0;
-        fresh->users = 1;
-        if (i >= full) continue;
-        if (i > found) {
-            parent = hash;
-            hash = page_hash(parent, tokens + i * KV_PAGE);
+                   KvShare *share) {
+    const int32_t count = kv_cache_pages(total);
+    *share = (KvShare){0};
+    uint64_t parent = variant + 1; // hash of the tokens so far
+    for (int32_t at = 0; at < known; at += KV_PAGE) {
+        int32_t alike;
+        const int32_t left = known - at < KV_PAGE ? known - at : KV_PAGE;
+        const int32_t p = find(cache, parent, tokens + at, left, &alike);
+        if (alike < KV_PAGE) {
+            if (alike >= COPY_MIN) *share = (KvShare){share->pages, alike, p};
+            break;
         }
-        fresh->hash = hash;
-        fresh->parent = parent;
-        memcpy(fresh->tokens, tokens + i * KV_PAGE, sizeof fresh->tokens);
-        int32_t *bucket = bucket_of(cache, hash);
-        fresh->bucket_next = *bucket;
-        *bucket = p;
+        page[share->pages++] = p;
+        parent = hash_bytes(parent, tokens + at, KV_PAGE * sizeof *tokens);
     }
-    *shared = found * KV_PAGE;
+    const int32_t found = share->pages;
+    for (int32_t i = 0; i < found; i++) use(cache, page[i]);
+    if (share->copy_rows > 0) use(cache, share->copy_page);
+    if (share->copy_rows > 0 && cache->unused < count - found) { // its place is needed
+        kv_cache_release(cache, &share->copy_page, 1);
+        share->copy_rows = 0;
+    }
+    if (cache->unused < count - found) {
+        kv_cache_release(cache, page, found);
+        return false;
+    }
+    for (int32_t i = found; i < count; i++) {
+        const int32_t p = page[i] = cache->first, at = i * KV_PAGE;
+        use(cache, p);
+        forget(cache, p);
+        cache->page[p].rows = 0;
+        if (at >= known) continue;
+        const int32_t left = known - at < KV_PAGE ? known - at : KV_PAGE;
+        remember(cache, p, parent, tokens + at, left);
+        if (left == KV_PAGE) parent = hash_bytes(parent, tokens + at, KV_PAGE * sizeof *tokens);
+    }
     return true;
 }
 
@@ -101,7 +123,7 @@ void kv_cache_release(KvCache *cache, const int32_t *page, int32_t count) {
     for (int32_t i = count - 1; i >= 0; i--) {
         KvPage *given = &cache->page[page[i]];
         if (--given->users > 0) continue;
-        if (given->rows < KV_PAGE) forget(cache, page[i]); // never completed
+        if (given->rows < given->known) forget(cache, page[i]); // never completed
         link_unused(cache, page[i]);
     }
 }

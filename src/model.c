@@ -885,6 +885,28 @@ void model_decode_close(Model *model) {
     state->logits = NULL;
 }
 
+Status model_decode_copy(Model *model, int32_t from, int32_t to, int32_t count) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    struct ModelState *state = model->state;
+    const int32_t kv_dim = c->kv_heads * c->head_dim;
+    const size_t row_bytes = (size_t)kv_dim * dtype_size(model->options.device.dtype);
+    int32_t *place = NULL;
+    TRY(model_reserve(model, 0, count));
+    TRY(MEMORY_ALLOC(place, count, "places in the cache"));
+    for (int32_t i = 0; i < count; i++) place[i] = to + i;
+    Status status = backend->upload(model->device, one(model, ONE_TARGET), place, (size_t)count * sizeof *place);
+    for (int l = 0; l < c->layers; l++) {
+        const size_t layer = (size_t)l * (size_t)state->cache_rows * row_bytes;
+        char *caches[] = {state->cache_k + layer, state->cache_v + layer};
+        for (int i = 0; i < 2 && status == STATUS_OK; i++)
+            status = backend->scatter_rows(model->device, at(caches[i], from, row_bytes), one(model, ONE_TARGET),
+                                           caches[i], count, kv_dim);
+    }
+    free(place);
+    return status;
+}
+
 Status model_decode(Model *model, const int32_t *tokens, const int32_t *position, const int32_t *place, int32_t n,
                     const Segment *segments, int32_t segment_count, const QueryRange *queries, int32_t query_count,
                     bool adapters, float *logits) {

@@ -25,22 +25,24 @@ static void write_pages(KvCache *cache, const int32_t *page, int32_t known) {
 static void shares(void **state) {
     (void)state;
     KvCache cache;
+    KvShare share;
     assert_int_equal(kv_cache_open(&cache, 10), STATUS_OK);
-    int32_t a[LONG], b[LONG], pages_a[6], pages_b[6], pages_c[6], shared;
+    int32_t a[LONG], b[LONG], pages_a[6], pages_b[6], pages_c[6];
     fill(a, 0, 1);
     memcpy(b, a, sizeof a);
-    fill(b, 2 * KV_PAGE + 5, 2); // alike for two pages and a bit
-    assert_true(kv_cache_take(&cache, a, 3 * KV_PAGE, 4 * KV_PAGE, 0, pages_a, &shared));
-    assert_int_equal(shared, 0);
-    assert_true(kv_cache_take(&cache, b, 3 * KV_PAGE, 3 * KV_PAGE, 0, pages_b, &shared));
-    assert_int_equal(shared, 2 * KV_PAGE); // though they are not written yet
+    fill(b, 2 * KV_PAGE + 20, 2); // alike for two pages and 20 tokens
+    assert_true(kv_cache_take(&cache, a, 3 * KV_PAGE, 4 * KV_PAGE, 0, pages_a, &share));
+    assert_int_equal(share.pages, 0);
+    assert_true(kv_cache_take(&cache, b, 3 * KV_PAGE, 3 * KV_PAGE, 0, pages_b, &share));
+    assert_int_equal(share.pages, 2);     // though they are not written yet
+    assert_int_equal(share.copy_rows, 0); // what is not written cannot be copied
     assert_int_equal(pages_b[0], pages_a[0]);
     assert_int_equal(pages_b[1], pages_a[1]);
     assert_int_not_equal(pages_b[2], pages_a[2]);
-    assert_true(kv_cache_take(&cache, a, 3 * KV_PAGE - 1, 3 * KV_PAGE, 1, pages_c, &shared));
-    assert_int_equal(shared, 0); // another variant
+    assert_true(kv_cache_take(&cache, a, 3 * KV_PAGE - 1, 3 * KV_PAGE, 1, pages_c, &share));
+    assert_int_equal(share.pages, 0); // another variant
     assert_int_equal(cache.unused, 2);
-    assert_false(kv_cache_take(&cache, b + 1, 0, 3 * KV_PAGE, 0, (int32_t[6]){0}, &shared)); // no room
+    assert_false(kv_cache_take(&cache, b + 1, 0, 3 * KV_PAGE, 0, (int32_t[6]){0}, &share)); // no room
     write_pages(&cache, pages_a, 3 * KV_PAGE);
     write_pages(&cache, pages_b, 3 * KV_PAGE);
     write_pages(&cache, pages_c, KV_PAGE); // cut short
@@ -49,21 +51,55 @@ static void shares(void **state) {
     kv_cache_release(&cache, pages_c, 3);
     assert_int_equal(cache.unused, 10);
     // Written pages are found again when nobody has them, unwritten ones are not.
-    assert_true(kv_cache_take(&cache, b, 3 * KV_PAGE + 7, 4 * KV_PAGE, 0, pages_b, &shared));
-    assert_int_equal(shared, 3 * KV_PAGE);
-    assert_true(kv_cache_take(&cache, a, 3 * KV_PAGE, 3 * KV_PAGE, 1, pages_c, &shared));
-    assert_int_equal(shared, KV_PAGE);
+    assert_true(kv_cache_take(&cache, b, 3 * KV_PAGE + 7, 4 * KV_PAGE, 0, pages_b, &share));
+    assert_int_equal(share.pages, 3);
+    assert_true(kv_cache_take(&cache, a, 3 * KV_PAGE, 3 * KV_PAGE, 1, pages_c, &share));
+    assert_int_equal(share.pages, 1);
     kv_cache_release(&cache, pages_c, 3);
     // What takes all that is left takes empty pages first and the first pages of prompts last.
     int32_t other[LONG];
     fill(other, 0, 9);
-    assert_true(kv_cache_take(&cache, other, 0, 5 * KV_PAGE, 0, pages_a, &shared));
+    assert_true(kv_cache_take(&cache, other, 0, 5 * KV_PAGE, 0, pages_a, &share));
     assert_int_equal(cache.unused, 1);
     kv_cache_release(&cache, pages_a, 5);
     kv_cache_release(&cache, pages_b, 4);
-    assert_true(kv_cache_take(&cache, b, 3 * KV_PAGE, 3 * KV_PAGE, 0, pages_b, &shared));
-    assert_int_equal(shared, 3 * KV_PAGE);
+    assert_true(kv_cache_take(&cache, b, 3 * KV_PAGE, 3 * KV_PAGE, 0, pages_b, &share));
+    assert_int_equal(share.pages, 3);
     kv_cache_release(&cache, pages_b, 3);
+    kv_cache_close(&cache);
+}
+
+// The page where two prompts part is copied from, up to there and as far as it is written, and held until it is given
+// back.
+static void copies(void **state) {
+    (void)state;
+    KvCache cache;
+    KvShare share;
+    assert_int_equal(kv_cache_open(&cache, 4), STATUS_OK);
+    int32_t a[LONG], b[LONG], page_a[6], page_b[6], page_c[6];
+    fill(a, 0, 1);
+    fill(b, 0, 1);
+    fill(b, 30, 2);
+    assert_true(kv_cache_take(&cache, a, 40, KV_PAGE, 0, page_a, &share)); // 40 tokens, then an answer
+    cache.page[page_a[0]].rows = 12;
+    assert_true(kv_cache_take(&cache, b, 50, KV_PAGE, 0, page_b, &share));
+    assert_true(share.copy_rows == 12 && share.copy_page == page_a[0]);
+    kv_cache_release(&cache, &share.copy_page, 1);
+    cache.page[page_a[0]].rows = KV_PAGE; // the answer too, which nobody shares
+    kv_cache_release(&cache, page_a, 1);
+    kv_cache_release(&cache, page_b, 1); // never written
+    assert_true(kv_cache_take(&cache, b, 50, 2 * KV_PAGE, 0, page_b, &share));
+    assert_true(share.copy_rows == 30 && share.copy_page == page_a[0]);
+    assert_int_equal(cache.page[page_a[0]].users, 1);
+    // While it is held its place is not taken: two pages are in use, one is held, one is left.
+    assert_false(kv_cache_take(&cache, b + 40, 0, 2 * KV_PAGE, 0, page_c, &(KvShare){0}));
+    kv_cache_release(&cache, &share.copy_page, 1);
+    // Where every place is needed nothing is copied.
+    assert_true(kv_cache_take(&cache, a, 40, 2 * KV_PAGE, 0, page_c, &share));
+    assert_int_equal(share.copy_rows, 0);
+    kv_cache_release(&cache, page_b, 2);
+    kv_cache_release(&cache, page_c, 2);
+    assert_int_equal(cache.unused, 4);
     kv_cache_close(&cache);
 }
 
@@ -77,7 +113,7 @@ static void many(void **state) {
         int32_t tokens[LONG], known, total, page[6];
         uint64_t variant;
     } all[SEQUENCES];
-    static int32_t shared_pages, refused;
+    static int32_t shared_pages, refused, copied;
     KvCache cache;
     assert_int_equal(kv_cache_open(&cache, PAGES), STATUS_OK);
     Rng rng = rng_make(5, 0, 0);
@@ -88,19 +124,31 @@ static void many(void **state) {
             kv_cache_release(&cache, all[i].page, kv_cache_pages(all[i].total));
             all[i].used = false;
         } else {
-            int32_t shared = 0;
+            KvShare share;
             for (int32_t p = 0; p < 6; p++) {
                 const int32_t value = (int32_t)rng_below(&rng, p == 0 ? 2 : 3);
-                for (int32_t t = 0; t < KV_PAGE; t++) all[i].tokens[p * KV_PAGE + t] = value;
+                const int32_t change = (int32_t)rng_below(&rng, 2 * KV_PAGE); // within the page, in half of them
+                for (int32_t t = 0; t < KV_PAGE; t++) all[i].tokens[p * KV_PAGE + t] = value + (t >= change);
             }
             all[i].total = 1 + (int32_t)rng_below(&rng, LONG);
             all[i].known = (int32_t)rng_below(&rng, (uint32_t)all[i].total + 1);
             all[i].variant = rng_below(&rng, 2);
             all[i].used =
-                kv_cache_take(&cache, all[i].tokens, all[i].known, all[i].total, all[i].variant, all[i].page, &shared);
+                kv_cache_take(&cache, all[i].tokens, all[i].known, all[i].total, all[i].variant, all[i].page, &share);
             if (all[i].used) {
-                assert_true(shared % KV_PAGE == 0 && shared <= all[i].known);
-                shared_pages += shared / KV_PAGE;
+                const int32_t shared = share.pages * KV_PAGE;
+                assert_true(shared + share.copy_rows <= all[i].known);
+                shared_pages += share.pages;
+                if (share.copy_rows > 0) {
+                    const KvPage *from = &cache.page[share.copy_page];
+                    assert_true(from->users > 0 && from->rows >= share.copy_rows && from->known >= share.copy_rows);
+                    assert_memory_equal(from->tokens, all[i].tokens + shared,
+                                        sizeof(int32_t) * (size_t)share.copy_rows);
+                    for (int32_t p = 0; p < kv_cache_pages(all[i].total); p++)
+                        assert_int_not_equal(all[i].page[p], share.copy_page);
+                    kv_cache_release(&cache, &share.copy_page, 1);
+                    copied++;
+                }
                 write_pages(&cache, all[i].page, all[i].known);
             } else {
                 refused++;
@@ -127,11 +175,11 @@ static void many(void **state) {
                     assert_true((p + 1) * KV_PAGE <= all[s].known && (p + 1) * KV_PAGE <= all[i].known);
                 }
     }
-    assert_true(shared_pages > ROUNDS / 20 && refused > ROUNDS / 100);
+    assert_true(shared_pages > ROUNDS / 20 && refused > ROUNDS / 100 && copied > ROUNDS / 20);
     kv_cache_close(&cache);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(shares), cmocka_unit_test(many)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(shares), cmocka_unit_test(copies), cmocka_unit_test(many)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
