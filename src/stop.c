@@ -1,6 +1,6 @@
 // Waiting for signals, and the ranks' agreement. What is saved before stopping is the caller's business.
 //
-// There is no handler: oneDNN's matrix products, before a correction of 2026 (uxlfoundation/oneDNN#4845), keep their
+// There is no handler: oneDNN's matrix products, before 3.11.2 (uxlfoundation/oneDNN#4845), keep their
 // stack pointer in the heap at times, and what the system puts there to call a handler overwrites other data. So every
 // thread has these signals blocked but one, which takes them and computes nothing.
 #include "src/stop.h"

@@ -3,8 +3,8 @@
 . "$(dirname "$0")/../runs/common.sh"
 name=$1
 shift
-train "$name" 1 "$WORK/0" device.backend=cuda train.max_steps=4 "$@"
+train "$name" 1 "$WORK/0" device.backend=cuda train.max_steps=2 "$@"
 for seed in 1 2 3; do
-    KTO_STANDIN_SEED=$seed train "$name" 1 "$WORK/$seed" device.backend=cuda train.max_steps=4 "$@"
+    KTO_STANDIN_SEED=$seed train "$name" 1 "$WORK/$seed" device.backend=cuda train.max_steps=2 "$@"
     "$COMPARE_RUNS" same "$WORK/0" "$WORK/$seed" || exit 1
 done

@@ -318,7 +318,9 @@ static double probe_value(void *context) {
 static void test_central_differences(void **state) {
     (void)state;
     Ops ops = ops_open(backend, DTYPE_F32, 1);
-    for (uint32_t seed = 1; seed <= 4; seed++) {
+    // One case of each kind on a device, whose stand-in takes a minute for two.
+    const bool host = strcmp(backend->name, "cpu") == 0;
+    for (uint32_t seed = host ? 1 : 2; seed <= (host ? 4 : 3); seed++) {
         Case c = random_case(&ops, 4, 2, 6, 7, 4, seed > 2, seed);
         // Only each range's last token counts, which keeps sums short and tolerances tight.
         size_t row = (size_t)c.shape.heads * c.shape.head_dim;
