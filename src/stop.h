@@ -4,7 +4,7 @@
 #include "comm/comm.h"
 
 // From here on the signals are requests; before MPI or any thread starts. A second SIGINT ends the process at once. A
-// command that computes must not install handlers of its own (stop.c says why).
+// command that computes must not install handlers of its own, but on a stack of their own (stop.c says why).
 void stop_install(void);
 
 // Whether this process was asked; for commands of one process.
