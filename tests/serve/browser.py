@@ -84,20 +84,21 @@ def typed(page):
     page.shot("start")
     assert page.driver.switch_to.active_element.get_attribute("id") == "title", "the title has no focus"
     page.element("title").send_keys(TITLE)
-    # What was on the page while the answer came: parts of it first. So small a model answers within a few redraws.
+    # Each piece of the answer changes the page by itself. So small a model may answer faster than it is asked for the next
+    # piece, but not every time.
     page.driver.execute_script(
-        "window.seen = []; new MutationObserver(() => window.seen.push(document.getElementById('tuned').textContent))"
+        "window.changes = 0; new MutationObserver((records) => { window.changes += records.length; })"
         ".observe(document.getElementById('tuned'), {childList: true, characterData: true, subtree: true});"
     )
-    for _ in range(5):
-        page.driver.execute_script("window.seen = []")
+    most = 0
+    for _ in range(20):
+        page.driver.execute_script("window.changes = 0")
         page.element("submit").click()
         page.wait("a review", page.whole)
-        seen = page.driver.execute_script("return window.seen")
-        if len({text for text in seen if text}) >= 3:
+        most = max(most, page.driver.execute_script("return window.changes"))
+        if most >= 5:
             break
-    else:
-        raise AssertionError(f"the review did not stream: {seen}")
+    assert most >= 5, f"the review came in {most} pieces at most"
     assert page.text("tuned").startswith("Re") or page.text("tuned").startswith("Accept"), page.text("tuned")
     page.shot("review")
 
