@@ -345,14 +345,14 @@ static GeneratorSize size_for(const Model *model, const GeneratePrompt *prompts,
 Status generate(Model *model, const GeneratePrompt *prompts, int32_t count, const GenerateOptions *options,
                 GenerateAnswer *answers) {
     if (count == 0) return STATUS_OK;
-    for (int32_t i = 0; i < count; i++) {
-        answers[i] = (GenerateAnswer){0};
-        TRY(MEMORY_ALLOC(answers[i].tokens, options->max_tokens, "an answer"));
-    }
+    memset(answers, 0, (size_t)count * sizeof *answers);
+    Status status = STATUS_OK;
+    for (int32_t i = 0; i < count && status == STATUS_OK; i++)
+        status = MEMORY_ALLOC(answers[i].tokens, options->max_tokens, "an answer");
     const GeneratorSize size = size_for(model, prompts, count, options);
     GenerateEvent events[TOGETHER_MAX];
     Generator *generator = NULL;
-    Status status = generator_open(&generator, model, &size);
+    if (status == STATUS_OK) status = generator_open(&generator, model, &size);
     int32_t next = 0;
     while (status == STATUS_OK && (next < count || generator_active(generator) > 0)) {
         bool taken = true;
@@ -368,5 +368,9 @@ Status generate(Model *model, const GeneratePrompt *prompts, int32_t count, cons
         }
     }
     generator_close(generator);
+    for (int32_t i = 0; i < count && status != STATUS_OK; i++) {
+        free(answers[i].tokens);
+        answers[i] = (GenerateAnswer){0};
+    }
     return status;
 }

@@ -59,6 +59,6 @@ typedef struct GenerateAnswer {
     int32_t length;
 } GenerateAnswer;
 
-// STATUS_USAGE when a prompt does not fit the model's positions.
+// STATUS_USAGE when a prompt does not fit the model's positions. After a failure there is no answer to free.
 Status generate(Model *model, const GeneratePrompt *prompts, int32_t count, const GenerateOptions *options,
                 GenerateAnswer *answers);
