@@ -5,6 +5,7 @@
 #include "tests/src/model_fixture.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <time.h>
 
 enum { JOBS = 24, TOKENS = 20 };
@@ -13,7 +14,7 @@ static Model model;
 static Tokenizer *tokenizer;
 static Engine *engine;
 static pthread_t thread;
-static volatile bool stop_asked;
+static atomic_bool stop_asked;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t woken = PTHREAD_COND_INITIALIZER;
 static int wakes;
