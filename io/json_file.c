@@ -1,7 +1,9 @@
-// Loads one JSON object from a file. What its keys must be is the caller's business.
+// Loads one JSON object from a file, and writes one. What its keys must be is the caller's business.
 #include "io/json_file.h"
 
 #include "io/files.h"
+
+#include <string.h>
 
 #include <stdlib.h>
 
@@ -20,4 +22,15 @@ Status json_file_object(const char *path, size_t limit, json_t **out) {
     }
     *out = root;
     return STATUS_OK;
+}
+
+Status json_file_write(const char *path, json_t *root, size_t flags) {
+    char *text = root == NULL ? NULL : json_dumps(root, flags);
+    json_decref(root);
+    if (text == NULL) return error_set(STATUS_FAILED, "%s: out of memory", path);
+    const size_t length = strlen(text);
+    text[length] = '\n'; // in the place of the end, which a file has without it
+    const Status status = file_write_durable(path, text, length + 1);
+    free(text);
+    return status;
 }

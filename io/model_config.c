@@ -226,12 +226,5 @@ Status model_config_copy(const char *model_dir, const char *dtype, const char *t
         json_decref(root);
         return file_copy(path, to, CONFIG_BYTES_MAX);
     }
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
-    json_decref(root);
-    if (text == NULL) return error_set(STATUS_FAILED, "%s: out of memory", to);
-    const size_t length = strlen(text);
-    text[length] = '\n'; // in the place of the end, which a file has without it
-    Status status = file_write_durable(to, text, length + 1);
-    free(text);
-    return status;
+    return json_file_write(to, root, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
 }

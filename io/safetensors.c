@@ -627,16 +627,13 @@ static Status write_index(const char *dir, const Tensor *tensors, const int *fir
     }
     json_t *root = json_pack("{s:{s:I, s:I}, s:o}", "metadata", "total_parameters", elements, "total_size", bytes,
                              "weight_map", map);
-    char *text = failed ? NULL : json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS);
-    json_decref(root);
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
-    if (text == NULL) return error_set(STATUS_FAILED, "%s: out of memory", path);
-    const size_t length = strlen(text);
-    text[length] = '\n'; // in the place of the end, which a file has without it
-    Status status = file_write_durable(path, text, length + 1);
-    free(text);
-    return status;
+    if (failed) {
+        json_decref(root);
+        root = NULL;
+    }
+    return json_file_write(path, root, JSON_INDENT(2) | JSON_SORT_KEYS);
 }
 
 Status tensor_folder_write(const char *dir, const Tensor *tensors, int count, size_t shard_bytes, TensorSource source,

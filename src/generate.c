@@ -50,6 +50,7 @@ struct Generator {
     Sequence **running; // [size.sequences] those of this call
     float *logits;      // [sequences, vocab]
     int32_t *drawn;     // [sequences]
+    int threads;        // that draw
     char *scratch;      // [threads, draw_scratch]
 };
 
@@ -162,7 +163,7 @@ static Status prefill(Generator *g) {
 // The next token of each sequence of the call.
 static void draw_all(Generator *g, int32_t rows) {
     const int32_t vocab = g->model->config.vocab;
-#pragma omp parallel for schedule(dynamic) if (rows >= DRAWS_APART)
+#pragma omp parallel for schedule(dynamic) num_threads(g->threads) if (rows >= DRAWS_APART)
     for (int32_t i = 0; i < rows; i++) {
         const Sequence *sequence = g->running[i];
         const GenerateOptions *from = &sequence->options;
@@ -306,7 +307,8 @@ Status generator_open(Generator **out, Model *model, const GeneratorSize *size) 
     memset(g->page_segment, -1, (size_t)pages * sizeof *g->page_segment);
     TRY(MEMORY_ALLOC(g->logits, (size_t)size->sequences * (size_t)model->config.vocab, "logits"));
     TRY(MEMORY_ALLOC(g->drawn, size->sequences, "decoding"));
-    TRY(MEMORY_ALLOC(g->scratch, (size_t)omp_get_max_threads() * draw_scratch(model->config.vocab), "decoding"));
+    g->threads = omp_get_max_threads();
+    TRY(MEMORY_ALLOC(g->scratch, (size_t)g->threads * draw_scratch(model->config.vocab), "decoding"));
     TRY(model_reserve(model, 0, g->rows_max));
     return model_decode_open(model, pages * KV_PAGE, size->sequences);
 }
