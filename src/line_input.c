@@ -78,7 +78,9 @@ static Status catch_signals(void) {
     static char stack[1 << 16];
     const stack_t handlers = {.ss_sp = stack, .ss_size = sizeof stack};
     sigaltstack(&handlers, NULL);
-    struct sigaction action = {.sa_handler = note, .sa_flags = SA_ONSTACK}; // no SA_RESTART: a read ends
+    // With SA_RESTART an answer that is being written to the terminal loses nothing; who waits for input waits in
+    // poll(), which is never restarted.
+    struct sigaction action = {.sa_handler = note, .sa_flags = SA_ONSTACK | SA_RESTART};
     for (int i = 0; i < NOTED; i++) sigaction(noted[i], &action, &before[i]);
     action = (struct sigaction){.sa_handler = end_terminal, .sa_flags = (int)SA_RESETHAND | SA_NODEFER | SA_ONSTACK};
     sigaction(SIGTERM, &action, &before_term);
@@ -98,6 +100,17 @@ static bool take(volatile sig_atomic_t *flag) {
     const bool was = *flag;
     *flag = 0;
     return was;
+}
+
+// Until something was typed (*ready) or a signal came; false: neither ever will.
+static bool wait_for_input(bool *ready) {
+    struct pollfd wait[2] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = wake[0], .events = POLLIN}};
+    const int count = poll(wait, 2, -1);
+    const bool waits = count >= 0 || errno == EINTR;
+    char byte;
+    while (read(wake[0], &byte, 1) == 1) continue;
+    *ready = count > 0 && wait[0].revents != 0;
+    return waits;
 }
 
 // --- the editor -----------------------------------------------------------------------------------------------------
@@ -130,10 +143,8 @@ static int read_character(EditLine *editor, wchar_t *out) {
     LineInput *input = NULL;
     el_get(editor, EL_CLIENTDATA, &input);
     for (;;) {
-        struct pollfd wait[2] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = wake[0], .events = POLLIN}};
-        if (poll(wait, 2, -1) < 0 && errno != EINTR) return -1;
-        char byte;
-        while (read(wake[0], &byte, 1) == 1) continue;
+        bool ready;
+        if (!wait_for_input(&ready)) return -1;
         if (take(&interrupted)) return cancel(input, out);
         if (take(&continued)) prepare_terminal(input);
         if (take(&resized)) {
@@ -142,7 +153,8 @@ static int read_character(EditLine *editor, wchar_t *out) {
             el_resize(editor);
             el_set(editor, EL_REFRESH);
         }
-        if (wait[0].revents == 0) continue;
+        if (!ready) continue;
+        char byte;
         const ssize_t got = read(STDIN_FILENO, &byte, 1);
         if (got == 0) return 0;
         if (got < 0 && errno != EINTR && errno != EAGAIN) return -1;
@@ -299,9 +311,11 @@ static const char *next_line(LineInput *input, size_t *bytes) {
             if (*c != PROMPT_ESCAPE_MARK) fputc(*c, input->screen);
         fflush(input->screen);
     }
-    const ssize_t got = getline(&input->line, &input->line_room, stdin);
+    // A terminal gives a line at once, so that stdio keeps none back while we wait.
+    for (bool ready = input->screen == NULL; !ready && !input->cancelled; input->cancelled = take(&interrupted))
+        if (!wait_for_input(&ready)) break;
+    const ssize_t got = input->cancelled ? -1 : getline(&input->line, &input->line_room, stdin);
     if (got < 0 && input->screen != NULL) {
-        input->cancelled = take(&interrupted);
         fputs("\n", input->screen);
         clearerr(stdin);
     }
