@@ -1,10 +1,11 @@
-// See engine.h. One lock guards everything; the device computes without it.
+// See engine.h. One lock guards everything; the devices compute without it.
 #include "src/engine.h"
 
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/text_stream.h"
 
+#include <omp.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,19 +26,31 @@ struct Job {
     bool released;              // by its asker, while it answers
 };
 
+// One model and the thread that computes with it.
+typedef struct Worker {
+    Engine *engine;
+    Generator *generator;
+    GenerateEvent *events; // [sequences]
+    Job *answering;        // those in the generator
+    int32_t count;         // of them
+    int threads;           // of the model's device; 0: none of OpenMP's
+    pthread_t thread;
+} Worker;
+
 struct Engine {
     const Tokenizer *tokenizer;
     EngineOptions options;
     int32_t positions;
-    int64_t cache_tokens;
-    Generator *generator;
-    GenerateEvent *events; // [sequences]
+    int64_t cache_tokens; // of one worker
+    Worker *worker;       // [workers]
+    int workers;
     pthread_mutex_t lock;
-    pthread_cond_t work; // something was submitted
+    pthread_cond_t work; // something was submitted, or a worker has ended
     Job *first, **last;  // the queue
-    Job *answering;      // those in the generator
     int32_t waiting;
     bool closed;
+    double stop_at; // once it is closed
+    Status status;  // the first failure's
     int64_t answers, tokens;
 };
 
@@ -84,7 +97,7 @@ Submitted engine_submit(Engine *engine, const int32_t *ids, int32_t count, const
         *engine->last = job;
         engine->last = &job->next;
         engine->waiting++;
-        pthread_cond_signal(&engine->work);
+        pthread_cond_broadcast(&engine->work); // only some may take it: has_turn()
     }
     pthread_mutex_unlock(&engine->lock);
     if (result == SUBMIT_TAKEN)
@@ -135,18 +148,24 @@ void job_release(Engine *engine, Job *job) {
     if (ended) job_free(job);
 }
 
+static int32_t count_answering(const Engine *engine) {
+    int32_t count = 0;
+    for (int i = 0; i < engine->workers; i++) count += engine->worker[i].count;
+    return count;
+}
+
 EngineState engine_state(Engine *engine) {
     pthread_mutex_lock(&engine->lock);
     EngineState state = {.waiting = engine->waiting,
                          .capacity = engine->options.size.sequences,
                          .answers = engine->answers,
                          .tokens = engine->tokens};
-    for (const Job *job = engine->answering; job != NULL; job = job->next) state.answering++;
+    state.answering = count_answering(engine);
     pthread_mutex_unlock(&engine->lock);
     return state;
 }
 
-// --- the engine's thread, with the lock -----------------------------------------------------------------------------
+// --- a worker's thread, with the lock -------------------------------------------------------------------------------
 
 static void tell(Job *job) {
     if (job->released || !(job->wants_text || (job->wants_end && job->end != JOB_GOES_ON))) return;
@@ -199,7 +218,8 @@ static Status append(Job *job, const char *piece, bool *stopped) {
 }
 
 // One token of a job, or its end.
-static Status take_event(Engine *engine, const GenerateEvent *event) {
+static Status take_event(Worker *worker, const GenerateEvent *event) {
+    Engine *engine = worker->engine;
     Job *job = event->owner;
     const size_t shown = job->visible;
     bool stopped = false;
@@ -223,53 +243,51 @@ static Status take_event(Engine *engine, const GenerateEvent *event) {
         if (job->visible > shown) tell(job);
         return STATUS_OK;
     }
-    if (event->end == GENERATE_GOES_ON) generator_cancel(engine->generator, job);
-    unlink_job(&engine->answering, job, NULL);
+    if (event->end == GENERATE_GOES_ON) generator_cancel(worker->generator, job);
+    unlink_job(&worker->answering, job, NULL);
+    worker->count--;
     engine->answers++;
     end_job(job, event->end == GENERATE_LENGTH && !stopped ? JOB_LENGTH : JOB_STOP);
     return STATUS_OK;
 }
 
 // Jobs whose asker has gone make room.
-static void drop_released(Engine *engine) {
-    for (Job **at = &engine->answering; *at != NULL;) {
+static void drop_released(Worker *worker) {
+    for (Job **at = &worker->answering; *at != NULL;) {
         Job *job = *at;
         if (!job->released) {
             at = &job->next;
             continue;
         }
         *at = job->next;
-        generator_cancel(engine->generator, job);
+        worker->count--;
+        generator_cancel(worker->generator, job);
         job_free(job);
     }
 }
 
-static Status take_waiting(Engine *engine) {
-    while (engine->first != NULL) {
+// The next job goes to a worker that has fewest.
+static bool has_turn(const Worker *worker) {
+    const Engine *engine = worker->engine;
+    for (int i = 0; i < engine->workers; i++)
+        if (engine->worker[i].count < worker->count) return false;
+    return count_answering(engine) < engine->options.size.sequences;
+}
+
+static Status take_waiting(Worker *worker) {
+    Engine *engine = worker->engine;
+    while (engine->first != NULL && has_turn(worker)) {
         Job *job = engine->first;
         bool taken;
-        TRY(generator_add(engine->generator, &job->prompt, &job->options.generate, job, &taken));
+        TRY(generator_add(worker->generator, &job->prompt, &job->options.generate, job, &taken));
         if (!taken) return STATUS_OK;
         unlink_job(&engine->first, job, &engine->last);
         engine->waiting--;
-        job->next = engine->answering;
-        engine->answering = job;
+        job->next = worker->answering;
+        worker->answering = job;
+        worker->count++;
     }
     return STATUS_OK;
-}
-
-static void end_all(Engine *engine) {
-    for (int list = 0; list < 2; list++) {
-        Job **first = list == 0 ? &engine->first : &engine->answering;
-        while (*first != NULL) {
-            Job *job = *first;
-            *first = job->next;
-            if (list == 1) generator_cancel(engine->generator, job);
-            end_job(job, JOB_CANCELLED);
-        }
-    }
-    engine->last = &engine->first;
-    engine->waiting = 0;
 }
 
 static void wait_for_work(Engine *engine) {
@@ -282,66 +300,143 @@ static void wait_for_work(Engine *engine) {
 }
 
 // One step of all that answer; without the lock while the device computes.
-static Status step(Engine *engine) {
+static Status step(Worker *worker) {
+    Engine *engine = worker->engine;
     int32_t count = 0;
     pthread_mutex_unlock(&engine->lock);
-    const Status status = generator_step(engine->generator, engine->events, &count);
+    const Status status = generator_step(worker->generator, worker->events, &count);
     pthread_mutex_lock(&engine->lock);
     TRY(status);
-    for (int32_t i = 0; i < count; i++) TRY(take_event(engine, &engine->events[i]));
+    for (int32_t i = 0; i < count; i++) TRY(take_event(worker, &worker->events[i]));
     return STATUS_OK;
 }
 
-Status engine_run(Engine *engine, bool (*stop)(void), void (*tick)(void *), void *argument) {
+static void close_queue(Engine *engine) {
+    if (engine->closed) return;
+    engine->closed = true;
+    engine->stop_at = clock_seconds() + engine->options.stop_seconds;
+    pthread_cond_broadcast(&engine->work);
+}
+
+// Takes jobs up and computes them, or waits for some.
+static void work_once(Worker *worker) {
+    Engine *engine = worker->engine;
     Status status = STATUS_OK;
-    double ticked = clock_seconds(), stop_at = 0;
+    drop_released(worker);
+    if (!engine->closed) status = take_waiting(worker);
+    if (status == STATUS_OK && generator_active(worker->generator) > 0)
+        status = step(worker);
+    else if (status == STATUS_OK)
+        wait_for_work(engine);
+    if (status == STATUS_OK || engine->status != STATUS_OK) return;
+    engine->status = status;
+    close_queue(engine);
+}
+
+// Whether these many jobs are to be gone on with.
+static bool goes_on(const Engine *engine, int32_t answering) {
+    if (engine->status != STATUS_OK) return false;
+    return !engine->closed || (answering > 0 && clock_seconds() <= engine->stop_at);
+}
+
+static void *run_worker(void *argument) {
+    Worker *worker = argument;
+    Engine *engine = worker->engine;
+    if (worker->threads > 0) omp_set_num_threads(worker->threads); // a number of each thread's own
     pthread_mutex_lock(&engine->lock);
-    while (status == STATUS_OK) {
+    while (goes_on(engine, worker->count)) work_once(worker);
+    pthread_cond_broadcast(&engine->work);
+    pthread_mutex_unlock(&engine->lock);
+    return NULL;
+}
+
+// --- the thread that runs the engine, which is the first worker's ---------------------------------------------------
+
+static void end_jobs(Job **first, Generator *generator) {
+    while (*first != NULL) {
+        Job *job = *first;
+        *first = job->next;
+        if (generator != NULL) generator_cancel(generator, job);
+        end_job(job, JOB_CANCELLED);
+    }
+}
+
+static void end_all(Engine *engine) {
+    end_jobs(&engine->first, NULL);
+    engine->last = &engine->first;
+    engine->waiting = 0;
+    for (int i = 0; i < engine->workers; i++) {
+        end_jobs(&engine->worker[i].answering, engine->worker[i].generator);
+        engine->worker[i].count = 0;
+    }
+}
+
+Status engine_run(Engine *engine, bool (*stop)(void), void (*tick)(void *), void *argument) {
+    double ticked = clock_seconds();
+    int started = 1;
+    pthread_mutex_lock(&engine->lock);
+    for (int error = 0; started < engine->workers && error == 0; started += error == 0) {
+        error = pthread_create(&engine->worker[started].thread, NULL, run_worker, &engine->worker[started]);
+        if (error != 0) engine->status = error_set(STATUS_FAILED, "a thread to compute with: %s", strerror(error));
+    }
+    while (goes_on(engine, count_answering(engine))) {
         if (!engine->closed && stop()) {
-            engine->closed = true;
-            stop_at = clock_seconds() + engine->options.stop_seconds;
+            close_queue(engine);
+            continue;
         }
-        if (engine->closed && (engine->answering == NULL || clock_seconds() > stop_at)) break;
         if (tick != NULL && clock_seconds() - ticked >= 1) {
             ticked = clock_seconds();
             pthread_mutex_unlock(&engine->lock);
             tick(argument);
             pthread_mutex_lock(&engine->lock);
         }
-        drop_released(engine);
-        if (!engine->closed) status = take_waiting(engine);
-        if (status != STATUS_OK) break;
-        if (generator_active(engine->generator) > 0)
-            status = step(engine);
-        else
-            wait_for_work(engine);
+        work_once(&engine->worker[0]);
     }
-    engine->closed = true;
+    close_queue(engine);
+    pthread_mutex_unlock(&engine->lock);
+    for (int i = 1; i < started; i++) pthread_join(engine->worker[i].thread, NULL);
+    pthread_mutex_lock(&engine->lock);
     end_all(engine);
     pthread_mutex_unlock(&engine->lock);
-    return status;
+    return engine->status;
 }
 
-Status engine_open(Engine **out, Model *model, const Tokenizer *tokenizer, const EngineOptions *options) {
+Status engine_open(Engine **out, Model *const *models, int count, const Tokenizer *tokenizer,
+                   const EngineOptions *options) {
     Engine *engine = NULL;
     TRY(MEMORY_ALLOC(engine, 1, "the server"));
     *out = engine;
     engine->tokenizer = tokenizer;
     engine->options = *options;
-    engine->positions = model->options.max_positions;
-    engine->cache_tokens = options->size.cache_tokens;
+    engine->positions = models[0]->options.max_positions;
     engine->last = &engine->first;
     pthread_mutex_init(&engine->lock, NULL);
     pthread_cond_init(&engine->work, NULL);
-    TRY(MEMORY_ALLOC(engine->events, options->size.sequences, "the server"));
-    return generator_open(&engine->generator, model, &options->size);
+    GeneratorSize size = options->size;
+    size.sequences = (size.sequences + count - 1) / count;
+    size.cache_tokens /= count;
+    engine->cache_tokens = size.cache_tokens;
+    TRY(MEMORY_ALLOC(engine->worker, count, "the server"));
+    engine->workers = count;
+    for (int i = 0; i < count; i++) {
+        Worker *worker = &engine->worker[i];
+        DeviceInfo info;
+        models[i]->options.backend->info(models[i]->device, &info);
+        *worker = (Worker){.engine = engine, .threads = info.threads};
+        TRY(MEMORY_ALLOC(worker->events, size.sequences, "the server"));
+        TRY(generator_open(&worker->generator, models[i], &size));
+    }
+    return STATUS_OK;
 }
 
 void engine_close(Engine *engine) {
     if (engine == NULL) return;
-    generator_close(engine->generator);
+    for (int i = 0; i < engine->workers; i++) {
+        generator_close(engine->worker[i].generator);
+        free(engine->worker[i].events);
+    }
     pthread_cond_destroy(&engine->work);
     pthread_mutex_destroy(&engine->lock);
-    free(engine->events);
+    free(engine->worker);
     free(engine);
 }

@@ -1,5 +1,5 @@
-// Answers for many askers at once: a bounded queue of jobs in front of one Generator. Any thread submits jobs and reads
-// their text; one thread, which opened the model, runs engine_run and computes.
+// Answers for many askers at once: a bounded queue of jobs in front of one Generator or several, each with a model and
+// a thread of its own. Any thread submits jobs and reads their text; the thread that opened the models runs engine_run.
 #pragma once
 #include "io/tokenizer.h"
 #include "src/generate.h"
@@ -7,7 +7,7 @@
 #define ENGINE_STOPS_MAX 4 // texts that end an answer
 
 typedef struct EngineOptions {
-    GeneratorSize size;
+    GeneratorSize size;  // of all generators together, but for prefill_tokens
     int32_t queue;       // jobs that may wait for a place
     double stop_seconds; // for answers under way, once the engine was asked to stop
 } EngineOptions;
@@ -21,14 +21,16 @@ typedef struct JobOptions {
     bool skip_newline;        // at the answer's start (src/text_stream.h)
     char *stop[ENGINE_STOPS_MAX];
     int stop_count;                 // texts that end the answer and are no part of it; copied
-    void (*notify)(void *argument); // called by the engine's thread when there is something that job_read waited for
+    void (*notify)(void *argument); // called by a thread of the engine when there is something that job_read waited for
     void *argument;
 } JobOptions;
 
 typedef enum JobEnd { JOB_GOES_ON, JOB_STOP, JOB_LENGTH, JOB_CANCELLED } JobEnd; // STOP: eos, or one of `stop`
 
-// `model` and `tokenizer` stay the caller's.
-Status engine_open(Engine **out, Model *model, const Tokenizer *tokenizer, const EngineOptions *options);
+// models[count] are the same model, each on a device of its own; they and `tokenizer` stay the caller's. A sequence
+// can take a count-th part of the cache. engine_close also after a failure.
+Status engine_open(Engine **out, Model *const *models, int count, const Tokenizer *tokenizer,
+                   const EngineOptions *options);
 void engine_close(Engine *engine); // every job must have been released
 
 // Computes until `stop` says so; then takes no more jobs, gives those that answer stop_seconds, and ends the rest.

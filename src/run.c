@@ -10,6 +10,7 @@
 
 #include <limits.h>
 #include <math.h>
+#include <omp.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,10 @@
 #define MICRO_BATCH_TOKENS_MAX (1 << 22)
 // Scratch of the CUDA device where its module is not there to ask: logits, cuBLASLt's workspace, LoRA and attention.
 #define ASSUMED_SCRATCH ((size_t)256 << 20)
+
+// Weights up to here: a thread alone computes one sequence's token almost as fast as all threads together, and threads
+// apart compute more of many (docs/speed.md has the figures).
+#define APART_BYTES ((size_t)8 << 20)
 
 static int cores_allowed(void) {
     cpu_set_t set;
@@ -182,6 +187,11 @@ static Status open_model(Run *run, bool sums) {
                                     (long long)longest, config.max_position, config.max_position));
     ModelOptions options = model_options(run);
     options.max_positions = config.max_position;
+    run->copies = 1;
+    if (run->apart && model_weight_bytes(&config, options.device.dtype) <= APART_BYTES) {
+        run->copies = options.device.threads > 0 ? options.device.threads : omp_get_max_threads();
+        options.device.threads = 1;
+    }
     Status status = comm_agree(run->comm, open_device(&run->config, &options));
     if (status == STATUS_OK) status = check_devices(run, &options, sums);
     if (status != STATUS_OK) {
@@ -189,10 +199,26 @@ static Status open_model(Run *run, bool sums) {
         return status;
     }
     run->has_model = true;
+    DeviceInfo info;
+    options.backend->info(options.opened, &info);
+    if (is_gpu(&info)) run->copies = 1;
     TRY(comm_agree(run->comm, model_open(&run->model, run->config.model.path, &options, run->comm)));
     char text[64];
     snprintf(text, sizeof text, "base weights of hash %016llx", (unsigned long long)run->model.hash);
     return same_on_all_ranks(run->comm, text, "give all machines the same model.path");
+}
+
+Status run_copy_model(Run *run, Model *out) {
+    ModelOptions options = run->model.options;
+    options.opened = NULL;
+    float *adapter = NULL;
+    TRY(model_open(out, run->config.model.path, &options, run->comm));
+    TRY(MEMORY_ALLOC(adapter, out->adapter_count, "the adapter"));
+    Status status = model_get(&run->model, run->model.adapter, adapter);
+    if (status == STATUS_OK) status = model_set(out, out->adapter, adapter);
+    if (status == STATUS_OK) status = model_adapter_changed(out);
+    free(adapter);
+    return status;
 }
 
 // --- rows and steps -------------------------------------------------------------------------------------------------
@@ -551,8 +577,7 @@ void run_describe(const Run *run) {
             used, online);
 }
 
-// --- a trained model
-// --------------------------------------------------------------------------------------------------
+// --- a trained model -------------------------------------------------------------------------------------------------
 
 // The final adapter of the run in `dir`, or its newest checkpoint.
 static Status load_tuned(Run *run, const char *dir, char *from) {
@@ -565,8 +590,9 @@ static Status load_tuned(Run *run, const char *dir, char *from) {
     Checkpoint checkpoint = {0};
     Status status = checkpoint_newest(checkpoints, &newest);
     if (status == STATUS_OK && newest == NULL && !finished)
-        status = error_set(STATUS_USAGE,
-                           "%s: no adapter and no checkpoint yet; train first, or take the base model (--base)", dir);
+        status = error_set(
+            STATUS_USAGE,
+            "%s: no adapter and no checkpoint yet; train first (kto sample and kto chat also take --base)", dir);
     if (status == STATUS_OK && newest != NULL) status = checkpoint_read(newest, &checkpoint);
     // An adapter folder does not say of which weights it is; its run's checkpoint does.
     if (status == STATUS_OK && newest != NULL && checkpoint.model_hash != model->hash)

@@ -17,7 +17,9 @@ typedef struct Run {
     Model model;
     StepContext step;
     Reference train_reference, eval_reference;
-    int device_ranks;                    // ranks of this node that share this rank's device and its memory
+    bool apart;       // set before run_open: threads work apart if the model is small, and run.model is of one thread
+    int copies;       // then: models that there are threads for, run.model being one; else 1
+    int device_ranks; // ranks of this node that share this rank's device and its memory
     const DeviceCommLibrary *device_sum; // sums gradients on the devices; NULL: over MPI
     bool has_model, has_step;
 } Run;
@@ -50,6 +52,9 @@ Status run_read_adapter(Run *run, const char *folder);
 // its newest checkpoint; !adapters: the base model alone. Collective like run_open; run_close after a failure too.
 // `from` (NULL: not wanted; PATH_MAX bytes) gets the adapter folder or checkpoint that was read, "" for the base model.
 Status run_open_tuned(Run *run, const char *source, bool adapters, char *from);
+
+// Another model like run->model, with the same adapter, on a device of its own.
+Status run_copy_model(Run *run, Model *out);
 
 #define RUN_MEMORY_SHARE 0.8 // of a device's memory, which a run takes at most
 // Bytes of activations and scratch; where the backend is NULL (a device that is not built here), of an assumed scratch.

@@ -49,6 +49,9 @@ typedef struct Server {
     Run run;
     ServeOptions options;
     PromptFrame frame;
+    Model *copy;    // [copies] but for the first
+    Model **models; // [copies]
+    int copies;
     Engine *engine;
     HttpServer *http;
     char *token;     // NULL: none is asked for
@@ -695,6 +698,7 @@ static void describe(const Server *server, const char *from) {
     prompt_frame_describe(&server->frame, frame, sizeof frame);
     log_info("%-8s %s", "adapter", from);
     log_info("%-8s %s", "prompts", frame);
+    if (server->copies > 1) log_info("%-8s %d copies of the model, a thread each", "threads", server->copies);
     const char *host = server->options.host;
     const bool six = strchr(host, ':') != NULL;
     log_info("%-8s http://%s%s%s:%d/  (Ctrl-C or SIGTERM ends it)", "serve", six ? "[" : "", host, six ? "]" : "",
@@ -703,9 +707,28 @@ static void describe(const Server *server, const char *from) {
         log_warning("everybody who reaches %s can use this server; --token FILE asks for a token", host);
 }
 
+// The models that compute side by side: as many as there are threads, sequences and room in the cache for.
+static Status open_copies(Server *server, const GeneratorSize *size) {
+    Run *run = &server->run;
+    const int64_t fit = size->cache_tokens / run->model.options.max_positions;
+    int copies = run->copies;
+    if (copies > size->sequences) copies = size->sequences;
+    if (copies > fit) copies = fit > 1 ? (int)fit : 1;
+    TRY(MEMORY_ALLOC(server->copy, copies, "copies of the model"));
+    TRY(MEMORY_ALLOC(server->models, copies, "copies of the model"));
+    server->models[server->copies++] = &run->model;
+    while (server->copies < copies) {
+        Model *copy = &server->copy[server->copies];
+        server->models[server->copies++] = copy;
+        TRY(run_copy_model(run, copy));
+    }
+    return STATUS_OK;
+}
+
 static Status serve(Server *server, const char *source) {
     const ServeOptions *options = &server->options;
     char from[PATH_MAX];
+    server->run.apart = true;
     TRY(run_open_tuned(&server->run, source, true, from));
     TRY(read_token(server));
     TRY(find_frame(server));
@@ -723,7 +746,8 @@ static Status serve(Server *server, const char *source) {
                                            .prefill_tokens = PREFILL_TOKENS},
                                   .queue = (int32_t)options->queue,
                                   .stop_seconds = STOP_SECONDS};
-    TRY(engine_open(&server->engine, &server->run.model, server->run.tokenizer, &engine));
+    TRY(open_copies(server, &engine.size));
+    TRY(engine_open(&server->engine, server->models, server->copies, server->run.tokenizer, &engine));
     const HttpOptions http = {.address = options->host,
                               .port = (int)options->port,
                               .body_max = BODY_MAX,
@@ -759,6 +783,9 @@ static Status run_command(Comm *comm, int argc, char **argv) {
     const Status status = serve(&server, argv[0]);
     http_close(server.http, 0);
     engine_close(server.engine);
+    for (int i = 1; i < server.copies; i++) model_close(&server.copy[i]);
+    free(server.copy);
+    free(server.models);
     prompt_frame_free(&server.frame);
     for (int i = 0; i < EXAMPLES; i++) free(server.examples[i]);
     free(server.token);

@@ -136,7 +136,7 @@ mv rows.away rows.jsonl
 # --- bad input
 bad 'unknown run' 2 'nowhere: No such file or directory' nowhere </dev/null
 bad 'folder that is no run' 2 'state: holds no config.cfg; give a run'\''s folder or a configuration' state < <(mkdir -p state)
-bad 'run that has not begun' 2 'run2: no adapter and no checkpoint yet; train first, or take the base model (--base)' other.cfg \
+bad 'run that has not begun' 2 'run2: no adapter and no checkpoint yet; train first (kto sample and kto chat also take --base)' other.cfg \
     < <(sed 's/"run"/"run2"/' run.cfg >other.cfg)
 bad 'bad flag' 2 '--top-p takes a number above 0 and up to 1, not "2"' run --top-p 2 </dev/null
 bad 'no template' 3 'none: No such file or directory' run --prompt-template none </dev/null

@@ -10,7 +10,7 @@
 
 enum { JOBS = 24, TOKENS = 20 };
 
-static Model model;
+static Model model, copy;
 static Tokenizer *tokenizer;
 static Engine *engine;
 static pthread_t thread;
@@ -38,12 +38,13 @@ static void *run_engine(void *argument) {
 }
 
 static Status engine_status;
-static void start(int32_t sequences, int32_t queue) {
+static void start(int models, int32_t sequences, int32_t queue) {
+    Model *const both[] = {&model, &copy};
     const EngineOptions options = {.size = {.sequences = sequences, .cache_tokens = 64 * 40, .prefill_tokens = 16},
                                    .queue = queue,
                                    .stop_seconds = 0.2};
     stop_asked = false;
-    CHECK(engine_open(&engine, &model, tokenizer, &options));
+    CHECK(engine_open(&engine, both, models, tokenizer, &options));
 }
 static void go(void) {
     assert_int_equal(pthread_create(&thread, NULL, run_engine, &engine_status), 0);
@@ -119,12 +120,11 @@ static JobEnd read_all(Job *job, char **text) {
     }
 }
 
-static void many(void **state) {
-    (void)state;
+static void many_from(int models) {
     char *want[JOBS];
     JobEnd want_end[JOBS];
     for (int32_t i = 0; i < JOBS; i++) want[i] = expected(i, &want_end[i]);
-    start(4, JOBS);
+    start(models, 4, JOBS);
     go();
     Job *jobs[JOBS];
     for (int32_t i = 0; i < JOBS; i++) {
@@ -150,6 +150,17 @@ static void many(void **state) {
     for (int32_t i = 0; i < JOBS; i++) free(want[i]);
 }
 
+static void many(void **state) {
+    (void)state;
+    many_from(1);
+}
+
+// An answer does not depend on the model that gives it.
+static void two_models(void **state) {
+    (void)state;
+    many_from(2);
+}
+
 // Every text within the answer, as a stop text: the answer ends before its first place, and no part of it was ever
 // shown.
 static void stop_texts(void **state) {
@@ -158,7 +169,7 @@ static void stop_texts(void **state) {
     char *whole = expected(3, &end);
     const size_t length = strlen(whole);
     assert_true(length > 12);
-    start(2, 4);
+    start(1, 2, 4);
     go();
     for (size_t from = 1; from + 5 < length; from += 3) {
         char text[6] = "";
@@ -183,7 +194,7 @@ static void stop_texts(void **state) {
 
 static void limits(void **state) {
     (void)state;
-    start(1, 2);
+    start(1, 1, 2);
     Job *jobs[3];
     JobOptions options = job_options(0);
     for (int i = 0; i < 2; i++) assert_int_equal(engine_submit(engine, prompt[0], 5, &options, &jobs[i]), SUBMIT_TAKEN);
@@ -211,10 +222,13 @@ static void limits(void **state) {
 int main(int argc, char **argv) {
     fixture_main(argc, argv);
     fixture_open(&model, "tiny-model", "b/adapter_start", &(FixtureOptions){0});
+    fixture_open(&copy, "tiny-model", "b/adapter_start", &(FixtureOptions){0});
     CHECK(tokenizer_open(&tokenizer, TEST_DATA "/tiny-model"));
-    const struct CMUnitTest tests[] = {cmocka_unit_test(many), cmocka_unit_test(stop_texts), cmocka_unit_test(limits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(many), cmocka_unit_test(two_models),
+                                       cmocka_unit_test(stop_texts), cmocka_unit_test(limits)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     tokenizer_close(tokenizer);
+    model_close(&copy);
     model_close(&model);
     comm_close(&comm);
     return failed;
