@@ -275,10 +275,17 @@ char *openai_usage_chunk(const OpenAiAnswer *a) {
     return dump(root, true);
 }
 
+static json_t *error_object(const char *message, const char *type, const char *param, const char *code) {
+    return json_pack("{s:{s:s, s:s, s:s?, s:s?}}", "error", "message", message, "type", type, "param", param, "code",
+                     code);
+}
+
 char *openai_error(const char *message, const char *type, const char *param, const char *code) {
-    return dump(json_pack("{s:{s:s, s:s, s:s?, s:s?}}", "error", "message", message, "type", type, "param", param,
-                          "code", code),
-                false);
+    return dump(error_object(message, type, param, code), false);
+}
+
+char *openai_error_chunk(const char *message, const char *type) {
+    return dump(error_object(message, type, NULL, NULL), true);
 }
 
 char *openai_models(const char *const *names, int count, int64_t created) {

@@ -41,4 +41,5 @@ char *openai_whole(const OpenAiAnswer *answer, const char *text, const char *fin
 char *openai_chunk(const OpenAiAnswer *answer, const char *text, const char *finish, bool first);
 char *openai_usage_chunk(const OpenAiAnswer *answer);
 char *openai_error(const char *message, const char *type, const char *param, const char *code); // NULL: null
+char *openai_error_chunk(const char *message, const char *type);
 char *openai_models(const char *const *names, int count, int64_t created);

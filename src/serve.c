@@ -37,6 +37,7 @@ enum {
 
 enum { TUNED, BASE, WHO };
 static const char *const who_names[WHO] = {"tuned", "base"};
+static const char stopping[] = "the server is stopping";
 
 typedef struct ServeOptions {
     const char *host, *name, *template_file, *token_file;
@@ -231,7 +232,7 @@ static bool submit(Asked *asked, HttpRequest *request, const TextOrMessages *pro
     case SUBMIT_FULL:
         return refuse(refusal, 503, NULL, "the server is busy; try again soon");
     case SUBMIT_CLOSED:
-        return refuse(refusal, 503, NULL, "the server is stopping");
+        return refuse(refusal, 503, NULL, stopping);
     case SUBMIT_TOO_LONG:
         break;
     case SUBMIT_NO_MEMORY:
@@ -243,10 +244,12 @@ static bool submit(Asked *asked, HttpRequest *request, const TextOrMessages *pro
     return refuse(refusal, 400, "context_length_exceeded", text);
 }
 
-// Seconds after which a place may be free: about as long as the queue is in front of the places.
-static void retry_after(const Server *server, char *out, size_t size) {
+// The header of a 503, else "": seconds after which a place may be free, which grow with the queue.
+static const char *retry_after(const Server *server, int status, char out[64]) {
     const EngineState state = engine_state(server->engine);
-    snprintf(out, size, "Retry-After: %d\n", 1 + state.waiting / state.capacity);
+    out[0] = '\0';
+    if (status == 503) snprintf(out, 64, "Retry-After: %d\n", 1 + state.waiting / state.capacity);
+    return out;
 }
 
 static JobOptions job_options(Server *server) {
@@ -288,9 +291,9 @@ static bool ask_title(Asked *asked, HttpRequest *request, const char *title, Ref
 }
 
 static void reply_refusal(HttpRequest *request, const Server *server, const Refusal *refusal) {
-    char extra[64] = "";
-    if (refusal->status == 503) retry_after(server, extra, sizeof extra);
-    reply_error(request, refusal->status, refusal->message, NULL, refusal->code, extra);
+    char extra[64];
+    reply_error(request, refusal->status, refusal->message, NULL, refusal->code,
+                retry_after(server, refusal->status, extra));
 }
 
 // --- answers that have ended ----------------------------------------------------------------------------------------
@@ -314,10 +317,10 @@ static void reply_when_whole(HttpRequest *request) {
     }
     if (whole && asked->kind == KIND_FORM) {
         const Page page = {.title = asked->title, .answer = {text[TUNED], text[BASE]}};
-        const Page failed = {.title = asked->title, .error = "the server is stopping"};
+        const Page failed = {.title = asked->title, .error = stopping};
         reply_page(request, server, cancelled ? 503 : 200, cancelled ? &failed : &page, NULL);
     } else if (whole && cancelled) {
-        reply_error(request, 503, "the server is stopping", NULL, NULL, "Retry-After: 5\n");
+        reply_error(request, 503, stopping, NULL, NULL, "Retry-After: 5\n");
     } else if (whole) {
         const int who = asked->job[TUNED] != NULL ? TUNED : BASE;
         asked->answer.completion_tokens = job_tokens(asked->job[who]);
@@ -327,12 +330,6 @@ static void reply_when_whole(HttpRequest *request) {
 }
 
 // --- answers as they come -------------------------------------------------------------------------------------------
-
-static char *stream_error(void) {
-    return strdup(
-        "data: {\"error\": {\"message\": \"the server is stopping\", \"type\": \"server_error\", \"param\": null, "
-        "\"code\": null}}\n\n");
-}
 
 static void put(FILE *to, char *event) {
     if (event != NULL) fputs(event, to);
@@ -380,7 +377,7 @@ static bool more(HttpRequest *request, char **piece) {
         asked->ended[who] = end != JOB_GOES_ON;
         over &= asked->ended[who];
         if (end == JOB_CANCELLED)
-            put(to, stream_error());
+            put(to, openai_error_chunk(stopping, "server_error"));
         else if (asked->kind == KIND_OPENAI)
             put_openai(asked, who, news, end, to);
         else if (news[0] != '\0' || end != JOB_GOES_ON)
@@ -422,9 +419,9 @@ static void post_form(HttpRequest *request, Server *server) {
         asked->title = strdup(words);
         reply_when_whole(request);
     } else if (asked != NULL) {
-        char extra[64] = "";
-        if (refusal.status == 503) retry_after(server, extra, sizeof extra);
-        reply_page(request, server, refusal.status, &(Page){.title = words, .error = refusal.message}, extra);
+        char extra[64];
+        reply_page(request, server, refusal.status, &(Page){.title = words, .error = refusal.message},
+                   retry_after(server, refusal.status, extra));
     }
     free(example);
     free(title);

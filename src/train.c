@@ -296,9 +296,10 @@ static void show_step(const Training *t, const MetricsRow *row) {
     const int64_t left = t->total_steps - row->step;
     const double per_step = (row->time - t->started) / (double)(row->step - t->first_step);
     const int seconds = (int)(per_step * (double)left);
-    char text[256];
-    snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  z0 %.3f  margin %+.3f  %.0f tokens/s  %d:%02d:%02d left",
-             (long long)row->step, (long long)t->total_steps, row->loss, row->kl, row->rewards_margins,
+    char text[256], z0[32] = "";
+    if (t->run.config.kto.loss_type == LOSS_KTO) snprintf(z0, sizeof z0, "z0 %.3f  ", row->kl);
+    snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %smargin %+.3f  %.0f tokens/s  %d:%02d:%02d left",
+             (long long)row->step, (long long)t->total_steps, row->loss, z0, row->rewards_margins,
              row->tokens_per_second, seconds / 3600, seconds / 60 % 60, seconds % 60);
     if (!log_is_terminal()) {
         if (row->step % t->run.config.train.logging_steps == 0) log_info("%s", text);
