@@ -168,6 +168,16 @@ ended "$job" 120
 same "$WORK/late-run" "warned before it was ready"
 done_in "warned before the run was ready"
 
+# srun cannot start the ranks, which it does not take for a failure.
+begin=$SECONDS
+job=$(submit unstarted --hold slurm/train.sbatch $config train.output_dir="$WORK/unstarted" "${words[@]}")
+touch "$slurm/spool/pmix.$job.0" # a folder of Slurm's PMIx
+scontrol release "$job"
+ended "$job" 60
+[[ $final == FAILED ]] || fail "without PMIx: job ended as $final"
+grep -q '^slurm: srun ended without' "$WORK/unstarted.log" || fail "without PMIx: the log does not say so"
+done_in "srun that cannot start the ranks"
+
 # Cancelled in the middle: not requeued; submitted again it goes on.
 begin=$SECONDS
 job=$(submit cancel slurm/train.sbatch $config train.output_dir="$WORK/cancel" "${words[@]}")
