@@ -3,6 +3,8 @@
 # message given here, whatever the number of ranks.
 . "$(dirname "$0")/common.sh"
 ranks=$1
+launcher=(mpirun -n "$ranks")
+((ranks > 1)) || launcher=()
 failures=0
 cases=0
 
@@ -52,7 +54,7 @@ run_case() {
     (LC_ALL=C eval "$break_it") || { echo "cannot break: $break_it"; exit 1; }
     local start
     start=$(now)
-    timeout -k 5 $((patience / 333)) mpirun -n "$ranks" "$KTO" train run.cfg "$@" >"$WORK/out" 2>"$WORK/log"
+    timeout -k 5 $((patience / 333)) "${launcher[@]}" "$KTO" train run.cfg "$@" >"$WORK/out" 2>"$WORK/log"
     code=$?
     milliseconds=$(($(now) - start))
 }
