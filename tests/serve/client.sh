@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# client.sh SCRIPT MODULE: a Python script of this folder against `kto serve`, by the first Python that has MODULE. Exit code
-# 77 where none has, or where the script says that something is missing.
+# client.sh SCRIPT MODULE: a Python script of this folder against `kto serve`, by the first Python that has MODULE, KTO_PYTHON
+# before the others. Exit code 77 where none has, or where the script says that something is missing.
 . "$(dirname "$0")/../runs/common.sh"
 cd "$GOLDEN/../.." || exit 1
 python=
-for candidate in ${PYTHON:-} python3 /usr/bin/python3; do
+for candidate in ${KTO_PYTHON:-} python3 /usr/bin/python3; do
     "$candidate" -c "import $2" 2>/dev/null && python=$candidate && break
 done
 [[ -n $python ]] || {
