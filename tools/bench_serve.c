@@ -27,7 +27,7 @@ typedef struct Client {
     int fd;
     int64_t question;
     char *request, *answer;
-    size_t sent, size, got;
+    size_t got;
     double start, retry_at; // retry_at 0: under way
 } Client;
 
@@ -197,6 +197,19 @@ static void run(Bench *bench) {
         printf("server's resident memory, MiB: %.1f, %.1f, %.1f\n", memory[0], memory[1], resident_mib(bench->pid));
 }
 
+static void bench_free(Bench *bench) {
+    for (int i = 0; i < bench->clients; i++) {
+        free(bench->client[i].request);
+        free(bench->client[i].answer);
+        close(bench->client[i].fd);
+    }
+    for (int64_t i = 0; i < bench->body_count; i++) free(bench->bodies[i]);
+    free(bench->client);
+    free(bench->bodies);
+    free(bench->times);
+    close(bench->epoll);
+}
+
 int main(int argc, char **argv) {
     Bench bench = {.clients = 64, .seconds = 10, .port = 8080};
     static const struct option flags[] = {{"clients", 1, NULL, 'c'}, {"seconds", 1, NULL, 's'}, {"port", 1, NULL, 'p'},
@@ -228,5 +241,6 @@ int main(int argc, char **argv) {
     bench.client = calloc((size_t)bench.clients, sizeof *bench.client);
     bench.epoll = epoll_create1(0);
     run(&bench);
+    bench_free(&bench);
     return bench.failed > 0;
 }

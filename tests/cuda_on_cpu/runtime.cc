@@ -645,6 +645,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     ENTER("cudaMemcpyAsync", cudaErrorUnknown);
     check_span(to, bytes, "cudaMemcpyAsync to");
     check_span(from, bytes, "cudaMemcpyAsync from");
+    if (bytes == 0) return cudaSuccess;
     if (is_device(from) ||
         lies_in(memory.pinned, from)) { // pinned memory is read when the copy runs, whatever it holds then
         enqueue(stream, [=]() { memcpy(to, from, bytes); });
