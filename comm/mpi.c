@@ -272,8 +272,8 @@ Status comm_missing(Comm *comm, const char *what) {
 
 // --- opening and closing ---------------------------------------------------------------------------------------------
 
-// A process that no launcher started needs no network and no daemon; without looking for them it starts in 0.07 s and not
-// in 0.37. What the user has set stays.
+// A process that no launcher started needs no network and no daemon; without looking for them it starts in 0.07 s and
+// not in 0.37. What the user has set stays.
 static void stay_alone(void) {
     static const char *const launched[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_FD", "SLURM_STEP_ID"};
     for (size_t i = 0; i < sizeof launched / sizeof launched[0]; i++)
