@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 5, SEQUENCES_MAX = 64, WARM = 2 };
+enum { SEQUENCES_MAX = 64, WARM = 2 };
 #define READ_BYTES ((size_t)1 << 30) // far more than any cache
 
 static const int32_t sequence_counts[] = {1, 2, 4, 8, 16, 32, 64};
@@ -25,12 +25,18 @@ typedef struct Bench {
     int32_t tokens, context;
     Segment segments[SEQUENCES_MAX];
     QueryRange queries[SEQUENCES_MAX];
-    float *logits;   // [SEQUENCES_MAX, vocab]
-    double *seconds; // [tokens]
+    float *logits;    // [SEQUENCES_MAX, vocab]
+    uint64_t *buffer; // [READ_BYTES]
+    uint64_t kept;    // of what was read, or the compiler reads nothing
+    double *seconds;  // [tokens]
+    double *read;     // [tokens] seconds of a pass over the buffer, right after the step
+    double *share;    // [tokens] of that pass's rate, which the step's had
 } Bench;
 
 typedef struct StepTime {
-    double median, best; // seconds
+    double median, best;           // seconds
+    double read_median, read_best; // seconds
+    double share;                  // the median
 } StepTime;
 
 static _Noreturn void stop(Comm *comm, Status status) {
@@ -38,31 +44,25 @@ static _Noreturn void stop(Comm *comm, Status status) {
     comm_abort(comm, (int)status);
 }
 
-// The best of several passes in which every thread reads its part of a buffer, in bytes a second.
-static Status read_bandwidth(double *out) {
-    uint64_t *buffer, kept = 0;
-    const size_t count = READ_BYTES / sizeof *buffer;
-    TRY(MEMORY_ALLOC(buffer, count, "the buffer that is read"));
-    *out = 0;
-    for (int round = 0; round <= ROUNDS; round++) {
-        const double start = clock_seconds();
-#pragma omp parallel reduction(+ : kept)
-        {
-            const size_t threads = (size_t)omp_get_num_threads(), thread = (size_t)omp_get_thread_num();
-            const size_t begin = count * thread / threads, end = count * (thread + 1) / threads;
-            uint64_t sum = 0;
-            if (round == 0) { // gives every page memory of its own
-                for (size_t i = begin; i < end; i++) buffer[i] = i;
-            } else {
-                for (size_t i = begin; i < end; i++) sum += buffer[i];
-            }
-            kept += sum;
-        }
-        const double rate = (double)READ_BYTES / (clock_seconds() - start);
-        if (round > 0 && rate > *out) *out = rate;
-    }
-    if (kept == 0) fprintf(stderr, "bench_decode: nothing was read\n"); // keeps the sums alive
-    free(buffer);
+// A pass in which every thread reads its part of the buffer.
+static double read_seconds(Bench *bench) {
+    const size_t count = READ_BYTES / sizeof *bench->buffer;
+    const uint64_t *buffer = bench->buffer;
+    uint64_t kept = 0;
+    const double start = clock_seconds();
+#pragma omp parallel for schedule(static) reduction(+ : kept)
+    for (size_t i = 0; i < count; i++) kept += buffer[i];
+    const double seconds = clock_seconds() - start;
+    bench->kept += kept;
+    return seconds;
+}
+
+static Status open_buffer(Bench *bench) {
+    const size_t count = READ_BYTES / sizeof *bench->buffer;
+    TRY(MEMORY_ALLOC(bench->buffer, count, "the buffer that is read"));
+    uint64_t *buffer = bench->buffer;
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < count; i++) buffer[i] = i; // gives every page memory of its own
     return STATUS_OK;
 }
 
@@ -83,9 +83,16 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// A step of `count` sequences, of the bench's tokens after the first two.
+static double median(double *values, size_t count) {
+    qsort(values, count, sizeof *values, by_value);
+    return values[count / 2];
+}
+
+// A step of `count` sequences, of the bench's tokens after the first two. What the memory gives comes and goes with
+// what is beside this process on the machine: so each step is compared with a pass over the buffer at its side.
 static Status step_seconds(Bench *bench, int32_t count, StepTime *out) {
     Model *model = &bench->model;
+    const double bytes = step_bytes(&model->config, model->options.device.dtype);
     const int32_t vocab = model->config.vocab, rows = bench->context + bench->tokens;
     int32_t token[SEQUENCES_MAX], position[SEQUENCES_MAX], place[SEQUENCES_MAX];
     TRY(model_decode_open(model, rows * count, count));
@@ -102,10 +109,15 @@ static Status step_seconds(Bench *bench, int32_t count, StepTime *out) {
                          model->options.lora_r > 0, bench->logits));
         for (int32_t i = 0; i < count; i++) token[i] = best_token(bench->logits + (size_t)i * (size_t)vocab, vocab);
         bench->seconds[step] = clock_seconds() - start;
+        bench->read[step] = read_seconds(bench);
+        bench->share[step] = bytes / bench->seconds[step] / ((double)READ_BYTES / bench->read[step]);
     }
     const size_t counted = (size_t)bench->tokens - WARM;
-    qsort(bench->seconds + WARM, counted, sizeof *bench->seconds, by_value);
-    *out = (StepTime){bench->seconds[WARM + counted / 2], bench->seconds[WARM]};
+    out->median = median(bench->seconds + WARM, counted);
+    out->read_median = median(bench->read + WARM, counted);
+    out->share = median(bench->share + WARM, counted);
+    out->best = bench->seconds[WARM]; // they are in order now
+    out->read_best = bench->read[WARM];
     model_decode_close(model);
     return STATUS_OK;
 }
@@ -142,12 +154,13 @@ int main(int argc, char **argv) {
     if (options.lora_r > 0 && (status = model_adapter_changed(model)) != STATUS_OK) stop(&comm, status);
     status = MEMORY_ALLOC(bench.logits, SEQUENCES_MAX * (size_t)model->config.vocab, "logits");
     if (status == STATUS_OK) status = MEMORY_ALLOC(bench.seconds, bench.tokens, "times");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(bench.read, bench.tokens, "times");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(bench.share, bench.tokens, "times");
+    if (status == STATUS_OK) status = open_buffer(&bench);
     if (status != STATUS_OK) stop(&comm, status);
 
     DeviceInfo info;
     backend_cpu.info(model->device, &info);
-    double bandwidth, again;
-    if ((status = read_bandwidth(&bandwidth)) != STATUS_OK) stop(&comm, status);
     const double bytes = step_bytes(&model->config, options.device.dtype);
     printf("%s\n", info.name);
     printf("weights read a step: %.3f GB; tokens: %d after %d; lora r: %d\n", bytes * 1e-9, bench.tokens, bench.context,
@@ -158,17 +171,18 @@ int main(int argc, char **argv) {
     const size_t cases = only > 0 ? 1 : sizeof sequence_counts / sizeof *sequence_counts;
     for (size_t i = 0; i < cases; i++)
         if ((status = step_seconds(&bench, counts[i], &times[i])) != STATUS_OK) stop(&comm, status);
-    if ((status = read_bandwidth(&again)) != STATUS_OK) stop(&comm, status);
-    if (again > bandwidth) bandwidth = again; // what is beside this process on the machine comes and goes
-    printf("memory is read at %.1f GB/s\n", bandwidth * 1e-9);
-    printf("%9s %10s %10s %10s %13s %9s %14s\n", "sequences", "ms a step", "best", "tokens/s", "weights GB/s", "share",
-           "share of best");
+    printf("%9s %10s %10s %13s %12s %9s %13s\n", "sequences", "ms a step", "tokens/s", "weights GB/s", "memory GB/s",
+           "share", "best of both");
     for (size_t i = 0; i < cases; i++) {
-        const double rate = bytes / times[i].median, best_rate = bytes / times[i].best;
-        printf("%9d %10.3f %10.3f %10.1f %13.2f %8.1f%% %13.1f%%\n", counts[i], times[i].median * 1e3,
-               times[i].best * 1e3, counts[i] / times[i].median, rate * 1e-9, 100 * rate / bandwidth,
-               100 * best_rate / bandwidth);
+        const StepTime *t = &times[i];
+        printf("%9d %10.3f %10.1f %13.2f %12.2f %8.1f%% %12.1f%%\n", counts[i], t->median * 1e3, counts[i] / t->median,
+               bytes / t->median * 1e-9, (double)READ_BYTES / t->read_median * 1e-9, 100 * t->share,
+               100 * bytes / t->best / ((double)READ_BYTES / t->read_best));
     }
+    if (bench.kept == 0) return 1;
+    free(bench.buffer);
+    free(bench.read);
+    free(bench.share);
     free(bench.seconds);
     free(bench.logits);
     model_close(model);
