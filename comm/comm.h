@@ -19,7 +19,8 @@ typedef struct CommRequest {
     const char *what;
 } CommRequest;
 
-// Initialises MPI (a program started without mpirun is one rank). Messages before this come from every rank.
+// Starts MPI, except in a program that no launcher (mpirun, srun) started: that is a job of one rank. Messages before
+// this come from every rank.
 Status comm_open(Comm *comm, int *argc, char ***argv);
 // Meets the other ranks and ends MPI. After an error use comm_abort.
 void comm_close(Comm *comm);

@@ -1,5 +1,6 @@
 // comm.h over MPI-3: nonblocking collectives that are polled under a time limit, and the memory that the ranks of a
-// node share. A job of one rank copies instead of calling MPI. What a message means is the caller's affair.
+// node share. A job of one rank copies instead of calling MPI, which is not even started where no launcher was. What a
+// message means is the caller's affair.
 #include "comm/comm.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
@@ -272,39 +273,50 @@ Status comm_missing(Comm *comm, const char *what) {
 
 // --- opening and closing ---------------------------------------------------------------------------------------------
 
-// A process that no launcher started needs no network and no daemon; without looking for them it starts in 0.07 s and
-// not in 0.37. What the user has set stays.
-static void stay_alone(void) {
-    static const char *const launched[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_FD", "SLURM_STEP_ID"};
-    for (size_t i = 0; i < sizeof launched / sizeof launched[0]; i++)
-        if (getenv(launched[i]) != NULL) return;
-    setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
-    setenv("OMPI_MCA_pml", "ob1", 0);
-    setenv("OMPI_MCA_btl", "self", 0);
+// Whether mpirun, srun or another launcher started this process. One that was started by hand is a job of one rank and
+// leaves MPI alone: MPI_Init takes 0.37 s then, most of it for a daemon that nobody needs.
+static bool was_launched(void) {
+    static const char *const marks[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK",     "PMI_RANK",      "PMI_FD",
+                                        "PALS_RANKID",          "SLURM_STEP_ID", "FLUX_TASK_RANK"};
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
+        if (getenv(marks[i]) != NULL) return true;
+    return false;
 }
 
-Status comm_open(Comm *comm, int *argc, char ***argv) {
-    *comm = (Comm){.timeout_seconds = DEFAULT_TIMEOUT_SECONDS};
+static Status start_mpi(Comm *comm, int *argc, char ***argv) {
     int provided = 0;
-    stay_alone();
     int code = MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
     if (code != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED)
         return error_set(STATUS_FAILED, "MPI cannot be started with threads; check the MPI installation");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN); // the node's communicator inherits it
     MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &comm->size);
+    MPI_Comm *node = &comm->state->node;
+    code = MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, node);
+    if (code != MPI_SUCCESS) return mpi_error(code, "finding the ranks of this machine");
+    MPI_Comm_rank(*node, &comm->node_rank);
+    MPI_Comm_size(*node, &comm->node_size);
+    return STATUS_OK;
+}
 
+// After the last call of MPI.
+static void end_mpi(void) {
+    int started = 0;
+    MPI_Initialized(&started);
+    if (started) MPI_Finalize();
+}
+
+Status comm_open(Comm *comm, int *argc, char ***argv) {
+    *comm = (Comm){.size = 1, .node_size = 1, .timeout_seconds = DEFAULT_TIMEOUT_SECONDS};
     TRY(MEMORY_ALLOC(comm->state, 1, "communication"));
     struct CommState *state = comm->state;
+    state->node = MPI_COMM_NULL;
+    if (was_launched()) TRY(start_mpi(comm, argc, argv));
     TRY(MEMORY_ALLOC(state->ints, (size_t)comm->size * 2 * SLOTS, "communication"));
     for (int i = 0; i < SLOTS; i++) {
         state->slots[i].counts = state->ints + (size_t)comm->size * (size_t)(2 * i);
         state->slots[i].offsets = state->slots[i].counts + comm->size;
     }
-    code = MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &state->node);
-    if (code != MPI_SUCCESS) return mpi_error(code, "finding the ranks of this machine");
-    MPI_Comm_rank(state->node, &comm->node_rank);
-    MPI_Comm_size(state->node, &comm->node_size);
     return open_tokens(comm);
 }
 
@@ -321,12 +333,12 @@ void comm_close(Comm *comm) {
             free(state->blocks[i].memory);
     }
     close_tokens(comm);
-    MPI_Comm_free(&state->node);
+    if (state->node != MPI_COMM_NULL) MPI_Comm_free(&state->node);
     free(state->blocks);
     free(state->ints);
     free(state);
     *comm = (Comm){0};
-    MPI_Finalize();
+    end_mpi();
 }
 
 _Noreturn void comm_abort(Comm *comm, int exit_code) {
@@ -335,7 +347,7 @@ _Noreturn void comm_abort(Comm *comm, int exit_code) {
     if (comm->size > 1)
         MPI_Abort(MPI_COMM_WORLD, exit_code);
     else
-        MPI_Finalize(); // nobody else to end, and MPI_Abort prints a page
+        end_mpi(); // nobody else to end, and MPI_Abort prints a page
     _exit(exit_code);
 }
 
