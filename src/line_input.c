@@ -241,6 +241,8 @@ static Status open_editor(LineInput *input) {
     el_set(editor, EL_GETCFN, read_character);
     el_set(editor, EL_ADDFN, "kto-paste", "Take a paste", take_paste);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) el_set(editor, EL_BIND, keys[i][0], keys[i][1], NULL);
+    // Between two lines, too: a Ctrl-D that comes while the terminal cooks lines is a NUL to who then reads characters.
+    el_set(editor, EL_SETTY, "-x", "-icanon", "-echo", NULL);
     el_source(editor, NULL); // the person's own ~/.editrc
     return STATUS_OK;
 }
@@ -400,11 +402,10 @@ FILE *line_input_screen(const LineInput *input) {
 
 void line_input_busy(LineInput *input, bool busy) {
     if (input->screen == NULL) return;
+    if (busy) take(&interrupted);
+    if (input->editor != NULL) return; // what it leaves is the same
     struct termios modes = saved;
-    if (busy) {
-        modes.c_lflag &= ~(tcflag_t)(ECHO | ICANON);
-        take(&interrupted);
-    }
+    if (busy) modes.c_lflag &= ~(tcflag_t)(ECHO | ICANON);
     tcsetattr(STDIN_FILENO, TCSADRAIN, &modes);
 }
 

@@ -220,7 +220,7 @@ else
     wait_for '^code'
     exec 3>&-
     wait
-    cp screen log
+    cat -v screen | tail -n 20 >log
     ((++cases))
     grep -aqx 'code 0' screen || fail terminal 'Ctrl-D did not end it with 0'
     ! grep -aq 'unknown' screen || fail terminal 'keys were taken for something else'
