@@ -185,8 +185,8 @@ else
     }
     type_in() { printf "$1" >&3; }
     (
-        exec 3>&- # script must see the keys end
-        NO_COLOR=1 TERM=xterm timeout -k 5 100 script -qec "'$KTO' chat noise.cfg --base --max-tokens 2000 --temperature 3" /dev/null
+        exec 3>&- # script must see the keys end; exec below: dash would end with 130 after a Ctrl-C that kto outlived
+        NO_COLOR=1 TERM=xterm timeout -k 5 100 script -qec "exec '$KTO' chat noise.cfg --base --max-tokens 2000 --temperature 3" /dev/null
         echo "code $?"
     ) <keys >screen 2>&1 &
     exec 3>keys
