@@ -17,6 +17,9 @@
 // A reader beside a live writer tries again when it meets a half-written block, waiting twice as long each time from 1
 // ns on; HDF5's default of 100 tries never ends on a damaged file. This is a quarter of a second a block.
 #define READ_ATTEMPTS 28
+// A writer that grows a file overwrites blocks in place. Blocks smaller than a page cross none, and Linux looks for a
+// kill between pages only, so that a killed write leaves such a block as it was or as it shall be.
+#define PAGE_BYTES    4096
 #define CHUNK_BYTES   ((hsize_t)1 << 20) // the default chunk cache holds one
 #define HASH_PIECE    ((size_t)1 << 20)  // a digest is chained over pieces of this size
 #define SEAL_FORMAT   "kto.c: HDF5 from byte %d on, %lld bytes, chained XXH3 of 1 MiB pieces %016llx"
@@ -76,21 +79,24 @@ static void close_keeping_errors(hid_t list) {
     if (stack >= 0) H5Eset_current_stack(stack);
 }
 
-static hid_t create_file(const char *path, hsize_t head_bytes) {
+static hid_t create_file(const char *path, hsize_t head_bytes, hsize_t page_bytes) {
     hid_t access = access_list(true), creation = H5Pcreate(H5P_FILE_CREATE), file = H5I_INVALID_HID;
-    if (access >= 0 && creation >= 0 && H5Pset_userblock(creation, head_bytes) >= 0)
-        file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    bool good = access >= 0 && creation >= 0 && H5Pset_userblock(creation, head_bytes) >= 0;
+    if (good && page_bytes > 0)
+        good = H5Pset_file_space_strategy(creation, H5F_FSPACE_STRATEGY_PAGE, false, 1) >= 0 &&
+               H5Pset_file_space_page_size(creation, page_bytes) >= 0;
+    if (good) file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
     if (creation >= 0) close_keeping_errors(creation);
     if (access >= 0) close_keeping_errors(access);
     return file;
 }
 
-hid_t hdf5_create(const char *path) {
-    return create_file(path, 0);
+hid_t hdf5_create_growing(const char *path) {
+    return create_file(path, 0, PAGE_BYTES);
 }
 
 hid_t hdf5_create_sealed(const char *path) {
-    return create_file(path, HDF5_SEAL_BYTES);
+    return create_file(path, HDF5_SEAL_BYTES, 0);
 }
 
 // The seal that belongs to what follows it in the file; the bytes that stand there now.

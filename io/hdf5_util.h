@@ -12,8 +12,10 @@ Status hdf5_error(Status status, const char *path, const char *what);
 bool hdf5_was_locked(void);
 
 // H5F_ACC_* flags; a negative id on failure. Create replaces a file of that name.
-hid_t hdf5_create(const char *path);
-// The same with room for a seal in front: HDF5's contents begin at byte HDF5_SEAL_BYTES, which every reader finds.
+// A file whose writer may be killed at any time while it appends: its blocks lie in pages.
+hid_t hdf5_create_growing(const char *path);
+// One that is written once, with room for a seal in front: HDF5's contents begin at byte HDF5_SEAL_BYTES, which every
+// reader finds.
 #define HDF5_SEAL_BYTES 512
 hid_t hdf5_create_sealed(const char *path);
 // After closing: writes the digest of all that follows into the first bytes of the file. STATUS_FAILED naming the file.

@@ -11,6 +11,7 @@
 #include <hdf5_hl.h>
 #include <limits.h>
 #include <math.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,7 +136,7 @@ static Status close_file(hid_t file, const char *path, Status status) {
 static Status create_file(const char *path, const MetricsRun *run) {
     char temporary[PATH_MAX];
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    hid_t file = hdf5_create(temporary);
+    hid_t file = hdf5_create_growing(temporary);
     if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be made");
     Status status = put_run(file, path, run);
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++)
@@ -479,6 +480,9 @@ Status metrics_read_run(const char *path, MetricsRun *run) {
     if (child == 0) {
         const struct rlimit no_core = {0, 0};
         setrlimit(RLIMIT_CORE, &no_core);
+        signal(SIGSEGV, SIG_DFL); // whoever handles a crash of the parent has nothing to do here
+        signal(SIGBUS, SIG_DFL);
+        signal(SIGABRT, SIG_DFL);
         close(ends[0]);
         FILE *to = fdopen(ends[1], "w");
         const bool good = to != NULL && read_run(path, run) == STATUS_OK;

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -147,6 +148,81 @@ static void killed_writer(bool swmr) {
         assert_rows(METRICS_TRAIN, 1, 1, done + 1);
         assert_rows(METRICS_EVAL, done + 1, 1, 1);
     }
+}
+
+// How many pages HDF5 may still write before the process kills itself; negative: no end. A kill leaves of a write any
+// number of whole pages from its start (Linux looks for the signal between them).
+static int pages_left = -1;
+
+// In HDF5's place of the C library's.
+ssize_t pwrite(int fd, const void *bytes, size_t size, off_t at) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t done = 0;
+    while (done < size) {
+        if (pages_left == 0) kill(getpid(), SIGKILL);
+        if (pages_left > 0) pages_left--;
+        size_t part = page - ((size_t)at + done) % page;
+        if (part > size - done) part = size - done;
+        const ssize_t wrote = syscall(SYS_pwrite64, fd, (const char *)bytes + done, part, at + (off_t)done);
+        if (wrote < 0) return done > 0 ? (ssize_t)done : wrote;
+        done += (size_t)wrote;
+        if ((size_t)wrote < part) break;
+    }
+    return (ssize_t)done;
+}
+
+// Appends row `rows` + 1 and is killed after so many pages; false where the row took fewer.
+static bool killed_after(int pages, int64_t rows, bool swmr) {
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        Metrics *metrics;
+        const MetricsRow row = make_row(rows + 1);
+        if (metrics_open(&metrics, path, &RUN, rows, swmr) != STATUS_OK) _exit(1);
+        pages_left = pages;
+        _exit(metrics_append(metrics, METRICS_TRAIN, &row) == STATUS_OK ? 0 : 1);
+    }
+    int how;
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_true(WIFSIGNALED(how) || WEXITSTATUS(how) == 0);
+    return WIFSIGNALED(how);
+}
+
+// Killed after every page of a row: the first of the file but one, the first of a chunk, the first that needs a block
+// of the chunks' index.
+static void killed_everywhere(bool swmr) {
+    static const int64_t lengths[] = {1, 512, 2048};
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+        const int64_t rows = lengths[l];
+        Metrics *metrics;
+        assert_int_equal(metrics_open(&metrics, path, &RUN, 0, true), STATUS_OK);
+        for (int64_t step = 1; step <= rows; step++) append(metrics, METRICS_TRAIN, step);
+        assert_int_equal(metrics_close(metrics), STATUS_OK);
+        int pages = 0;
+        while (killed_after(pages++, rows, swmr)) {
+            MetricsRow *read;
+            int64_t count;
+            if (swmr) { // readable before any repair
+                assert_int_equal(metrics_read(path, METRICS_TRAIN, &read, &count), STATUS_OK);
+                assert_in_range(count, rows, rows + 1);
+                free(read);
+            }
+            assert_int_equal(metrics_open(&metrics, path, &RUN, rows, swmr), STATUS_OK);
+            assert_int_equal(metrics_close(metrics), STATUS_OK);
+            assert_rows(METRICS_TRAIN, 1, 1, rows);
+        }
+        assert_true(pages > METRICS_COLUMN_COUNT);
+    }
+}
+
+static void test_killed_everywhere_swmr(void **state) {
+    (void)state;
+    killed_everywhere(true);
+}
+
+static void test_killed_everywhere_plain(void **state) {
+    (void)state;
+    killed_everywhere(false);
 }
 
 static void test_killed_swmr(void **state) {
@@ -311,6 +387,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_swmr, clean),        cmocka_unit_test_teardown(test_plain, clean),
         cmocka_unit_test_teardown(test_killed_swmr, clean), cmocka_unit_test_teardown(test_killed_plain, clean),
+        cmocka_unit_test_teardown(test_killed_everywhere_swmr, clean),
+        cmocka_unit_test_teardown(test_killed_everywhere_plain, clean),
         cmocka_unit_test_teardown(test_no_space, clean),    cmocka_unit_test_teardown(test_bad_files, clean),
         cmocka_unit_test_teardown(test_read_from, clean),   cmocka_unit_test(test_columns),
         cmocka_unit_test_teardown(test_read_run, clean),
