@@ -65,7 +65,7 @@ Status folder_make(const char *path) {
     return STATUS_OK;
 }
 
-static Status sync_path(const char *path) {
+Status file_sync(const char *path) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     int failed = fd < 0 || fsync(fd) != 0;
     int error = errno;
@@ -77,7 +77,7 @@ static Status sync_path(const char *path) {
 }
 
 Status file_publish(const char *temporary, const char *path) {
-    Status status = sync_path(temporary);
+    Status status = file_sync(temporary);
     if (status == STATUS_OK && rename(temporary, path) != 0)
         status = error_set(STATUS_FAILED, "%s: cannot be renamed to %s: %s", temporary, path, strerror(errno));
     if (status != STATUS_OK) {
@@ -87,9 +87,9 @@ Status file_publish(const char *temporary, const char *path) {
     char folder[PATH_MAX];
     snprintf(folder, sizeof folder, "%s", path);
     char *slash = strrchr(folder, '/');
-    if (slash == NULL) return sync_path(".");
+    if (slash == NULL) return file_sync(".");
     slash[slash == folder ? 1 : 0] = '\0';
-    return sync_path(folder);
+    return file_sync(folder);
 }
 
 Status file_write_durable(const char *path, const void *bytes, size_t size) {
@@ -165,7 +165,7 @@ Status folder_begin(const char *path, char temporary[PATH_MAX]) {
 Status folder_publish(const char *temporary, const char *path) {
     char name[PATH_MAX], parent[PATH_MAX];
     Status status = clean_name(name, path);
-    if (status == STATUS_OK) status = sync_path(temporary);
+    if (status == STATUS_OK) status = file_sync(temporary);
     if (status == STATUS_OK && rename(temporary, name) != 0)
         status = error_set(STATUS_FAILED, "%s: cannot be renamed to %s: %s", temporary, name, strerror(errno));
     if (status != STATUS_OK) {
@@ -173,7 +173,7 @@ Status folder_publish(const char *temporary, const char *path) {
         return status;
     }
     parent_of(parent, name);
-    return sync_path(parent);
+    return file_sync(parent);
 }
 
 void folder_discard(const char *path) {

@@ -11,6 +11,8 @@ bool file_exists(const char *path);
 Status folder_make(const char *path);
 // Writes through a temporary name, fsync, rename, fsync of the folder.
 Status file_write_durable(const char *path, const void *bytes, size_t size);
+// fsyncs a file or folder, whoever wrote it. STATUS_FAILED naming it.
+Status file_sync(const char *path);
 // fsyncs `temporary`, renames it to `path`, fsyncs the folder. On an error removes `temporary`.
 Status file_publish(const char *temporary, const char *path);
 // The file's bytes under another name, written durably; at most `limit` of them.

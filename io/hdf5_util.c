@@ -13,16 +13,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define REPAIR_BYTES ((uint64_t)16 << 20) // more than a row and its bookkeeping ever add
 // A reader beside a live writer tries again when it meets a half-written block, waiting twice as long each time from 1
 // ns on; HDF5's default of 100 tries never ends on a damaged file. This is a quarter of a second a block.
 #define READ_ATTEMPTS 28
 // A writer that grows a file overwrites blocks in place. Blocks smaller than a page cross none, and Linux looks for a
 // kill between pages only, so that a killed write leaves such a block as it was or as it shall be.
-#define PAGE_BYTES    4096
-#define CHUNK_BYTES   ((hsize_t)1 << 20) // the default chunk cache holds one
-#define HASH_PIECE    ((size_t)1 << 20)  // a digest is chained over pieces of this size
-#define SEAL_FORMAT   "kto.c: HDF5 from byte %d on, %lld bytes, chained XXH3 of 1 MiB pieces %016llx"
+#define PAGE_BYTES  4096
+#define LOST_BYTES  ((uint64_t)1 << 30) // more than a file grows between two fsyncs
+#define CHUNK_BYTES ((hsize_t)1 << 20)  // the default chunk cache holds one
+#define HASH_PIECE  ((size_t)1 << 20)   // a digest is chained over pieces of this size
+#define SEAL_FORMAT "kto.c: HDF5 from byte %d on, %lld bytes, chained XXH3 of 1 MiB pieces %016llx"
 
 // Keeps the innermost description, and rather the one with the system's own words.
 static herr_t pick_reason(unsigned depth, const H5E_error2_t *error, void *out) {
@@ -167,10 +167,10 @@ hid_t hdf5_open_writer(const char *path, unsigned flags) {
     return file < 0 && hdf5_was_locked() ? open_file(path, flags, false) : file;
 }
 
-// A disk that was full took the header and not the end of the file, and HDF5 opens nothing shorter than its header
-// says. Superblock versions 2 and 3 (HDF5 File Format Specification 3.0, II.A) have that length at byte 28, after
+// HDF5 opens nothing shorter than its header says, unless that says that a writer is at it. Superblock versions 2 and 3
+// (HDF5 File Format Specification 3.0, II.A) have that length at byte 28, after
 // "\211HDF".
-static void restore_length(const char *path) {
+void hdf5_restore_length(const char *path) {
     unsigned char head[36];
     struct stat info;
     int fd = open(path, O_RDWR | O_CLOEXEC);
@@ -178,29 +178,10 @@ static void restore_length(const char *path) {
         (head[8] == 2 || head[8] == 3) && head[9] == 8 && fstat(fd, &info) == 0) {
         uint64_t length = 0;
         for (int i = 7; i >= 0; i--) length = length << 8 | head[28 + i];
-        bool short_of_it = length > (uint64_t)info.st_size && length - (uint64_t)info.st_size <= REPAIR_BYTES;
+        bool short_of_it = length > (uint64_t)info.st_size && length - (uint64_t)info.st_size <= LOST_BYTES;
         if (short_of_it && ftruncate(fd, (off_t)length) != 0) log_warning("%s: cannot be lengthened", path);
     }
     if (fd >= 0) close(fd);
-}
-
-// As h5clear --status --increment=0 of HDF5's tools/src/misc/h5clear.c: the first alone cuts the file to the length in
-// its header, and with it the newest rows.
-Status hdf5_repair(const char *path) {
-    restore_length(path);
-    hid_t access = access_list(false);
-    hbool_t clear = true;
-    hid_t file = H5I_INVALID_HID;
-    if (access >= 0 && H5Pset(access, "clear_status_flags", &clear) >= 0) file = H5Fopen(path, H5F_ACC_RDWR, access);
-    if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be opened for repair");
-    H5Pclose(access);
-    if (H5Fincrement_filesize(file, 0) < 0) {
-        Status status = hdf5_error(STATUS_FAILED, path, "cannot be repaired");
-        H5Fclose(file);
-        return status;
-    }
-    if (H5Fclose(file) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be repaired");
-    return STATUS_OK;
 }
 
 Status hdf5_write_vector(hid_t file, const char *path, const char *name, hid_t file_type, hid_t memory_type,
@@ -283,11 +264,9 @@ Status hdf5_read_vector(hid_t file, const char *path, const char *name, hid_t me
 }
 
 Status hdf5_put(hid_t object, const char *path, const char *name, hid_t type, const void *value) {
-    htri_t there = H5Aexists(object, name);
-    bool good = there >= 0 && (there == 0 || H5Adelete(object, name) >= 0);
-    hid_t space = good ? H5Screate(H5S_SCALAR) : H5I_INVALID_HID;
+    hid_t space = H5Screate(H5S_SCALAR);
     hid_t attribute = space < 0 ? space : H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
-    good = attribute >= 0 && H5Awrite(attribute, type, value) >= 0 && H5Aclose(attribute) >= 0;
+    bool good = attribute >= 0 && H5Awrite(attribute, type, value) >= 0 && H5Aclose(attribute) >= 0;
     Status status = good ? STATUS_OK : hdf5_error(STATUS_FAILED, path, "cannot be written");
     if (space >= 0) H5Sclose(space);
     return status;

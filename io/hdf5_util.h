@@ -25,9 +25,9 @@ Status hdf5_check_seal(const char *path);
 hid_t hdf5_open(const char *path, unsigned flags);
 // For the one writer, who has a lock of its own: a reader's HDF5 lock does not keep it out.
 hid_t hdf5_open_writer(const char *path, unsigned flags);
-// Undoes what a killed writer leaves: the flag that blocks opening, and a length in the header that is too short.
-// Nobody else may have the file open for writing; HDF5 does not find out.
-Status hdf5_repair(const char *path);
+// After a power cut: the header of a file may have reached the disk, and the end of it not. Adds zeros up to the length
+// that the header names; what is no such file is left alone.
+void hdf5_restore_length(const char *path);
 
 // A chunked one-dimensional dataset with fletcher32 checksums, written in full. STATUS_FAILED naming the file.
 Status hdf5_write_vector(hid_t file, const char *path, const char *name, hid_t file_type, hid_t memory_type,
@@ -39,7 +39,7 @@ Status hdf5_open_vector(hid_t file, const char *path, const char *name, hid_t *d
 Status hdf5_vector_length(hid_t file, const char *path, const char *name, int64_t *count);
 Status hdf5_read_vector(hid_t file, const char *path, const char *name, hid_t memory_type, void *data);
 
-// Scalar attributes of `object`, in the layout of a native type. Put replaces.
+// Scalar attributes of `object`, in the layout of a native type. Put makes a new one.
 Status hdf5_put(hid_t object, const char *path, const char *name, hid_t type, const void *value);
 Status hdf5_get(hid_t object, const char *path, const char *name, hid_t type, void *value);
 // UTF-8 text: `plain` is stored inline, under the header's checksum; otherwise as the variable-length string that

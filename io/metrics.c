@@ -62,12 +62,20 @@ const char *const metrics_group_names[GROUP_COUNT + 1] = {"train", "eval", NULL}
 
 struct Metrics {
     char *path;
+    MetricsRun run; // with texts of its own
     bool swmr;
     hid_t file; // invalid between rows without swmr
     hid_t columns[GROUP_COUNT][METRICS_COLUMN_COUNT];
-    int64_t rows[GROUP_COUNT];
+    int64_t rows[GROUP_COUNT], last_step[GROUP_COUNT];
     ino_t inode;
 };
+
+// The rows of a file, and when its run began.
+typedef struct Rows {
+    MetricsRow *rows[GROUP_COUNT];
+    int64_t count[GROUP_COUNT];
+    double start_time;
+} Rows;
 
 static hid_t column_type(int column) {
     return column == METRICS_STEP_COLUMN ? H5T_NATIVE_INT64 : H5T_NATIVE_DOUBLE;
@@ -115,35 +123,46 @@ static Status create_group(hid_t file, const char *path, const char *name) {
     return STATUS_OK;
 }
 
-// After a resume: who writes now; start_time stays the first.
+enum { RUN_TEXTS = 5 };
+
+static const char **run_text(MetricsRun *run, int i, const char **name) {
+    static const char *const names[RUN_TEXTS] = {"version", "git_commit", "config", "hosts", "devices"};
+    const char **const texts[RUN_TEXTS] = {&run->version, &run->git_commit, &run->config, &run->hosts, &run->devices};
+    *name = names[i];
+    return texts[i];
+}
+
+void metrics_run_free(MetricsRun *run) {
+    for (int i = 0; i < RUN_TEXTS; i++) {
+        const char *name;
+        free((char *)*run_text(run, i, &name));
+    }
+    *run = (MetricsRun){0};
+}
+
+static Status copy_run(MetricsRun *out, const MetricsRun *run) {
+    MetricsRun from = *run;
+    *out = (MetricsRun){.ranks = run->ranks, .start_time = run->start_time};
+    for (int i = 0; i < RUN_TEXTS; i++) {
+        const char *name;
+        if ((*run_text(out, i, &name) = strdup(*run_text(&from, i, &name))) == NULL)
+            return error_set(STATUS_FAILED, "out of memory for the log's %s", name);
+    }
+    return STATUS_OK;
+}
+
 static Status put_run(hid_t file, const char *path, const MetricsRun *run) {
-    TRY(hdf5_put_text(file, path, "version", run->version, false));
-    TRY(hdf5_put_text(file, path, "git_commit", run->git_commit, false));
-    TRY(hdf5_put_text(file, path, "config", run->config, false));
-    TRY(hdf5_put_text(file, path, "hosts", run->hosts, false));
-    TRY(hdf5_put_text(file, path, "devices", run->devices, false));
+    MetricsRun copy = *run;
+    for (int i = 0; i < RUN_TEXTS; i++) {
+        const char *name, *text = *run_text(&copy, i, &name);
+        TRY(hdf5_put_text(file, path, name, text, false));
+    }
     TRY(hdf5_put(file, path, "ranks", H5T_NATIVE_INT, &run->ranks));
-    if (H5Aexists(file, "start_time") > 0) return STATUS_OK;
     return hdf5_put(file, path, "start_time", H5T_NATIVE_DOUBLE, &run->start_time);
 }
 
 static Status close_file(hid_t file, const char *path, Status status) {
     if (H5Fclose(file) < 0 && status == STATUS_OK) return hdf5_error(STATUS_FAILED, path, "cannot be written");
-    return status;
-}
-
-// Under a temporary name, so that a kill leaves no file without columns.
-static Status create_file(const char *path, const MetricsRun *run) {
-    char temporary[PATH_MAX];
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    hid_t file = hdf5_create_growing(temporary);
-    if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be made");
-    Status status = put_run(file, path, run);
-    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++)
-        status = create_group(file, path, metrics_group_names[g]);
-    status = close_file(file, path, status);
-    if (status == STATUS_OK) return file_publish(temporary, path);
-    unlink(temporary);
     return status;
 }
 
@@ -160,8 +179,7 @@ static Status open_group(hid_t file, const char *path, int group, hid_t *columns
         bool flat = H5Sget_simple_extent_ndims(space) == 1;
         length = H5Sget_simple_extent_npoints(space);
         H5Sclose(space);
-        if (!flat || length < 0)
-            return error_set(STATUS_FAILED, "%s: %s is not one of our columns; move the file away", path, name);
+        if (!flat || length < 0) return error_set(STATUS_FAILED, "%s: %s is not one of our columns", path, name);
         if (length < *rows) *rows = length;
     }
     return STATUS_OK;
@@ -183,10 +201,19 @@ static Status access_rows(hid_t column, const char *path, int c, int64_t first, 
     return status;
 }
 
-static Status set_rows(const hid_t *columns, const char *path, int64_t rows) {
-    hsize_t length = (hsize_t)rows;
-    for (int c = 0; c < METRICS_COLUMN_COUNT; c++)
+// Appends rows[count] behind row `at`. The step comes last: a reader that goes by its length finds the others there.
+static Status write_rows(const hid_t *columns, const char *path, int64_t at, const MetricsRow *rows, int64_t count) {
+    const hsize_t length = (hsize_t)(at + count);
+    int64_t values[CHUNK_ROWS];
+    for (int c = METRICS_COLUMN_COUNT - 1; c >= 0; c--) {
         if (H5Dset_extent(columns[c], &length) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
+        for (int64_t done = 0, part; done < count; done += part) {
+            part = count - done < CHUNK_ROWS ? count - done : CHUNK_ROWS;
+            for (int64_t i = 0; i < part; i++)
+                memcpy(&values[i], (const char *)&rows[done + i] + metrics_columns[c].offset, sizeof values[i]);
+            TRY(access_rows(columns[c], path, c, at + done, part, true, values));
+        }
+    }
     return STATUS_OK;
 }
 
@@ -196,71 +223,120 @@ static Status close_columns(const hid_t *columns, const char *path) {
     return STATUS_OK;
 }
 
-// Of rows [first, first + rows) of a group those that are written in full and not after resume_step.
-static Status kept_rows(hid_t step_column, const char *path, int64_t first, int64_t rows, int64_t resume_step,
-                        int64_t *kept) {
-    int64_t *steps = NULL;
-    *kept = 0;
-    TRY(MEMORY_ALLOC(steps, rows, path));
-    Status status = access_rows(step_column, path, METRICS_STEP_COLUMN, first, rows, false, steps);
-    while (status == STATUS_OK && *kept < rows && steps[*kept] != STEP_FILL && steps[*kept] <= resume_step) ++*kept;
-    free(steps);
-    return status;
-}
-
-// rows[group]: at most so many on entry, those kept on return.
-static Status cut_copy(const char *copy, const char *path, const MetricsRun *run, int64_t resume_step, int64_t *rows) {
-    hid_t file = hdf5_open_writer(copy, H5F_ACC_RDWR);
-    if (file < 0) {
-        TRY(hdf5_repair(copy));
-        file = hdf5_open_writer(copy, H5F_ACC_RDWR);
-    }
-    if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be opened; move it away to go on without its rows");
-    Status status = run != NULL ? put_run(file, path, run) : STATUS_OK;
-    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) {
+static Status fill_file(hid_t file, const char *path, const MetricsRun *run, const Rows *rows) {
+    TRY(put_run(file, path, run));
+    for (int g = 0; g < GROUP_COUNT; g++) {
         hid_t columns[METRICS_COLUMN_COUNT];
-        int64_t shortest;
-        status = open_group(file, path, g, columns, &shortest);
-        if (shortest > rows[g]) shortest = rows[g];
-        if (status == STATUS_OK)
-            status = kept_rows(columns[METRICS_STEP_COLUMN], path, 0, shortest, resume_step, &rows[g]);
-        if (status == STATUS_OK) status = set_rows(columns, path, rows[g]);
-        if (status == STATUS_OK) status = close_columns(columns, path);
+        int64_t length;
+        TRY(create_group(file, path, metrics_group_names[g]));
+        TRY(open_group(file, path, g, columns, &length));
+        TRY(write_rows(columns, path, 0, rows->rows[g], rows->count[g]));
+        TRY(close_columns(columns, path));
     }
-    return close_file(file, path, status);
+    return STATUS_OK;
 }
 
-// On a copy, so that a disk that is still full, or a second kill, leaves the rows as they were.
-static Status cut_file(const char *path, const MetricsRun *run, int64_t resume_step, int64_t *rows) {
-    char *bytes, copy[PATH_MAX];
-    size_t size;
-    TRY(file_read(path, SIZE_MAX - 1, &bytes, &size));
-    snprintf(copy, sizeof copy, "%s.tmp", path);
-    Status status = file_write_durable(copy, bytes, size);
-    free(bytes);
-    TRY(status);
-    status = cut_copy(copy, path, run, resume_step, rows);
-    if (status == STATUS_OK) return file_publish(copy, path);
-    unlink(copy);
+// Under a temporary name, so that neither a kill nor a full disk leaves less than there was.
+static Status create_file(const char *path, const MetricsRun *run, const Rows *rows) {
+    char temporary[PATH_MAX];
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    hid_t file = hdf5_create_growing(temporary);
+    if (file < 0) return hdf5_error(STATUS_FAILED, path, "cannot be made");
+    Status status = close_file(file, path, fill_file(file, path, run, rows));
+    if (status == STATUS_OK) return file_publish(temporary, path);
+    unlink(temporary);
     return status;
 }
 
-// Gives the file up, columns and all. (They are not closed one by one: HDF5 1.10 crashes on a dataset whose file could
-// not be closed.)
-static void drop_file(Metrics *metrics) {
-    if (metrics->file >= 0) H5Fclose(metrics->file);
-    metrics->file = H5I_INVALID_HID;
+// Works beside a live writer, and after one that was killed or has closed; the plain form beside none.
+static Status open_to_read(const char *path, hid_t *file) {
+    *file = hdf5_open(path, H5F_ACC_RDONLY | H5F_ACC_SWMR_READ);
+    if (*file < 0) *file = hdf5_open(path, H5F_ACC_RDONLY);
+    return *file < 0 ? hdf5_error(STATUS_FAILED, path, "cannot be read") : STATUS_OK;
 }
 
+// Of rows [first, first + length) those that are written in full and not after last_step. Steps rise, so nothing
+// beyond last_step is read: what a power cut left there may be unreadable. Nor does a length that lies keep us for
+// long.
+static Status count_rows(hid_t step_column, const char *path, int64_t first, int64_t length, int64_t last_step,
+                         int64_t *count) {
+    int64_t steps[CHUNK_ROWS], before = STEP_FILL;
+    *count = 0;
+    while (*count < length) {
+        const int64_t at = first + *count, room = CHUNK_ROWS - at % CHUNK_ROWS;
+        const int64_t part = length - *count < room ? length - *count : room;
+        TRY(access_rows(step_column, path, METRICS_STEP_COLUMN, at, part, false, steps));
+        for (int64_t i = 0; i < part; i++) {
+            if (steps[i] == STEP_FILL || steps[i] > last_step) return STATUS_OK;
+            if (steps[i] <= before)
+                return error_set(STATUS_FAILED, "%s: row %lld has a step not after the one before", path,
+                                 (long long)(at + i));
+            before = steps[i];
+            ++*count;
+            if (steps[i] == last_step) return STATUS_OK;
+        }
+    }
+    return STATUS_OK;
+}
+
+// Caller frees *rows.
+static Status read_rows(const hid_t *columns, const char *path, int64_t first, int64_t count, MetricsRow **rows) {
+    int64_t values[CHUNK_ROWS];
+    TRY(MEMORY_ALLOC(*rows, count, path));
+    for (int c = 0; c < METRICS_COLUMN_COUNT; c++) {
+        for (int64_t done = 0, part; done < count; done += part) {
+            part = count - done < CHUNK_ROWS ? count - done : CHUNK_ROWS;
+            TRY(access_rows(columns[c], path, c, first + done, part, false, values));
+            for (int64_t i = 0; i < part; i++)
+                memcpy((char *)&(*rows)[done + i] + metrics_columns[c].offset, &values[i], sizeof values[i]);
+        }
+    }
+    return STATUS_OK;
+}
+
+static void free_rows(Rows *rows) {
+    for (int g = 0; g < GROUP_COUNT; g++) free(rows->rows[g]);
+    *rows = (Rows){0};
+}
+
+static Status read_group(hid_t file, const char *path, int group, int64_t last_step, Rows *out) {
+    hid_t columns[METRICS_COLUMN_COUNT];
+    int64_t length;
+    TRY(open_group(file, path, group, columns, &length));
+    int64_t *count = &out->count[group];
+    const Status status = count_rows(columns[METRICS_STEP_COLUMN], path, 0, length, last_step, count);
+    // The first evaluation in a part of the file comes after last_step where that part has not reached the disk.
+    if (status != STATUS_OK && group == METRICS_TRAIN) return status;
+    if (status != STATUS_OK) {
+        log_warning("%s; evaluations after the first %lld are left out", error_text(), (long long)*count);
+        error_clear();
+    }
+    return read_rows(columns, path, 0, *count, &out->rows[group]);
+}
+
+// The rows up to last_step of a file whose writer is gone, however it went. The caller frees *out, also on failure.
+static Status read_kept(const char *path, int64_t last_step, Rows *out) {
+    hid_t file;
+    hdf5_restore_length(path);
+    TRY(open_to_read(path, &file));
+    Status status = hdf5_get(file, path, "start_time", H5T_NATIVE_DOUBLE, &out->start_time);
+    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) status = read_group(file, path, g, last_step, out);
+    H5Fclose(file);
+    return status;
+}
+
+// In the order that readers and a kill need also where nobody follows.
 static Status open_columns(Metrics *metrics) {
-    metrics->file = hdf5_open_writer(metrics->path, H5F_ACC_RDWR | (metrics->swmr ? H5F_ACC_SWMR_WRITE : 0));
+    metrics->file = hdf5_open_writer(metrics->path, H5F_ACC_RDWR | H5F_ACC_SWMR_WRITE);
     if (metrics->file < 0) return hdf5_error(STATUS_FAILED, metrics->path, "cannot be opened for writing");
     Status status = STATUS_OK;
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) {
         int64_t shortest;
         status = open_group(metrics->file, metrics->path, g, metrics->columns[g], &shortest);
     }
-    if (status != STATUS_OK) drop_file(metrics);
+    if (status == STATUS_OK) return STATUS_OK;
+    H5Fclose(metrics->file);
+    metrics->file = H5I_INVALID_HID;
     return status;
 }
 
@@ -271,55 +347,81 @@ static Status note_inode(Metrics *metrics) {
     return STATUS_OK;
 }
 
+// A file that could not be written is left to itself, open: HDF5 1.10 fails to close it too, keeps what it has freed in
+// its tables, and crashes when the next file is closed.
 static Status close_all(Metrics *metrics, Status status) {
-    if (metrics->file < 0) return status;
+    const hid_t file = metrics->file;
+    if (file < 0) return status;
+    metrics->file = H5I_INVALID_HID;
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++)
         status = close_columns(metrics->columns[g], metrics->path);
-    status = close_file(metrics->file, metrics->path, status);
-    metrics->file = H5I_INVALID_HID;
-    return status;
+    return status == STATUS_OK ? close_file(file, metrics->path, status) : status;
+}
+
+// What the file there says up to resume_step, where the run goes on.
+static Status take_rows(Metrics *metrics, int64_t resume_step, Rows *rows) {
+    if (resume_step == 0 || !file_exists(metrics->path)) return STATUS_OK;
+    if (read_kept(metrics->path, resume_step, rows) != STATUS_OK) {
+        char reason[ERROR_TEXT_MAX];
+        snprintf(reason, sizeof reason, "%s", error_text());
+        error_clear();
+        return error_set(STATUS_FAILED, "%s; move it away to go on without its rows", reason);
+    }
+    metrics->run.start_time = rows->start_time;
+    const int64_t count = rows->count[METRICS_TRAIN];
+    const int64_t last = count == 0 ? resume_step : rows->rows[METRICS_TRAIN][count - 1].step;
+    if (last < resume_step)
+        log_warning("%s: the rows of steps %lld to %lld are missing", metrics->path, (long long)last + 1,
+                    (long long)resume_step);
+    return STATUS_OK;
+}
+
+// A file of these rows in the place of the one there.
+static Status put_rows(Metrics *metrics, const Rows *rows) {
+    TRY(create_file(metrics->path, &metrics->run, rows));
+    for (int g = 0; g < GROUP_COUNT; g++) {
+        const int64_t count = metrics->rows[g] = rows->count[g];
+        metrics->last_step[g] = count == 0 ? 0 : rows->rows[g][count - 1].step;
+    }
+    if (metrics->swmr) TRY(open_columns(metrics));
+    return note_inode(metrics);
+}
+
+static void free_metrics(Metrics *metrics) {
+    metrics_run_free(&metrics->run);
+    free(metrics->path);
+    free(metrics);
 }
 
 Status metrics_open(Metrics **out, const char *path, const MetricsRun *run, int64_t resume_step, bool swmr) {
     *out = NULL;
     Metrics *metrics = NULL;
+    Rows rows = {0};
     TRY(MEMORY_ALLOC(metrics, 1, "metrics"));
     metrics->file = H5I_INVALID_HID;
     metrics->swmr = swmr;
-    const bool resumes = resume_step > 0 && file_exists(path);
-    for (int g = 0; g < GROUP_COUNT; g++) metrics->rows[g] = resumes ? INT64_MAX : 0;
     metrics->path = strdup(path);
     Status status = metrics->path == NULL ? error_set(STATUS_FAILED, "%s: out of memory", path) : STATUS_OK;
-    if (status == STATUS_OK)
-        status = resumes ? cut_file(path, run, resume_step, metrics->rows) : create_file(path, run);
-    // Between cutting and following, the file is closed: what was cut is settled before a reader may look.
-    if (status == STATUS_OK && swmr) status = open_columns(metrics);
-    if (status == STATUS_OK) status = note_inode(metrics);
+    if (status == STATUS_OK) status = copy_run(&metrics->run, run);
+    if (status == STATUS_OK) status = take_rows(metrics, resume_step, &rows);
+    if (status == STATUS_OK) status = put_rows(metrics, &rows);
+    free_rows(&rows);
     if (status == STATUS_OK) {
         *out = metrics;
         return STATUS_OK;
     }
-    drop_file(metrics);
-    free(metrics->path);
-    free(metrics);
+    if (metrics->file >= 0) H5Fclose(metrics->file);
+    free_metrics(metrics);
     return status;
 }
 
 static Status append_row(Metrics *metrics, int group, const MetricsRow *row) {
-    const hid_t *columns = metrics->columns[group];
-    int64_t at = metrics->rows[group];
-    hsize_t length = (hsize_t)at + 1;
-    MetricsRow copy = *row;
-    for (int i = 0; i < METRICS_COLUMN_COUNT; i++) {
-        int c = METRICS_COLUMN_COUNT - 1 - i; // step last: a reader that goes by its length finds the others there
-        if (H5Dset_extent(columns[c], &length) < 0)
-            return hdf5_error(STATUS_FAILED, metrics->path, "cannot be written");
-        TRY(access_rows(columns[c], metrics->path, c, at, 1, true, (char *)&copy + metrics_columns[c].offset));
-    }
-    // The file, not the datasets: only this brings the length in the header up to date, which a repair goes by.
+    TRY(write_rows(metrics->columns[group], metrics->path, metrics->rows[group], row, 1));
+    // The file, not the datasets: only this brings the length in the header up to date, which other readers go by.
     if (H5Fflush(metrics->file, H5F_SCOPE_GLOBAL) < 0)
         return hdf5_error(STATUS_FAILED, metrics->path, "cannot be written");
     metrics->rows[group]++;
+    metrics->last_step[group] = row->step;
     return STATUS_OK;
 }
 
@@ -338,16 +440,23 @@ static Status append_once(Metrics *metrics, int group, const MetricsRow *row) {
     return close_all(metrics, status);
 }
 
-// After a failed write: a copy of the file with the rows that were written in full, in its place.
+// After a failed write: the rows that were written in full, in a new file. They are read from a copy, as HDF5 still has
+// the file itself open.
 static Status reopen(Metrics *metrics) {
-    drop_file(metrics);
-    int64_t rows[GROUP_COUNT];
-    memcpy(rows, metrics->rows, sizeof rows);
-    TRY(cut_file(metrics->path, NULL, INT64_MAX, rows));
-    if (memcmp(rows, metrics->rows, sizeof rows) != 0)
-        return error_set(STATUS_FAILED, "%s: has lost rows", metrics->path);
-    if (metrics->swmr) TRY(open_columns(metrics));
-    return note_inode(metrics);
+    metrics->file = H5I_INVALID_HID;
+    char copy[PATH_MAX];
+    snprintf(copy, sizeof copy, "%s.tmp", metrics->path);
+    TRY(file_copy(metrics->path, copy, SIZE_MAX - 1));
+    Rows rows = {0};
+    Status status = read_kept(copy, INT64_MAX, &rows);
+    unlink(copy);
+    for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) {
+        if (rows.count[g] < metrics->rows[g]) status = error_set(STATUS_FAILED, "%s: has lost rows", metrics->path);
+        rows.count[g] = metrics->rows[g];
+    }
+    if (status == STATUS_OK) status = put_rows(metrics, &rows);
+    free_rows(&rows);
+    return status;
 }
 
 Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *row) {
@@ -366,16 +475,12 @@ Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *ro
 Status metrics_close(Metrics *metrics) {
     if (metrics == NULL) return STATUS_OK;
     Status status = metrics->swmr ? close_all(metrics, STATUS_OK) : STATUS_OK;
-    free(metrics->path);
-    free(metrics);
+    free_metrics(metrics);
     return status;
 }
 
-// Works beside a live writer, and after one that was killed or has closed; the plain form beside none.
-static Status open_to_read(const char *path, hid_t *file) {
-    *file = hdf5_open(path, H5F_ACC_RDONLY | H5F_ACC_SWMR_READ);
-    if (*file < 0) *file = hdf5_open(path, H5F_ACC_RDONLY);
-    return *file < 0 ? hdf5_error(STATUS_FAILED, path, "cannot be read") : STATUS_OK;
+int64_t metrics_last_step(const Metrics *metrics, MetricsGroup group) {
+    return metrics->last_step[group];
 }
 
 Status metrics_read_from(const char *path, MetricsGroup group, int64_t first, MetricsRow **rows, int64_t *count) {
@@ -383,29 +488,20 @@ Status metrics_read_from(const char *path, MetricsGroup group, int64_t first, Me
     *count = 0;
     hid_t file, columns[METRICS_COLUMN_COUNT];
     TRY(open_to_read(path, &file));
-    int64_t length = 0, *values = NULL;
+    int64_t length;
     MetricsRow *read = NULL;
     Status status = open_group(file, path, (int)group, columns, &length);
     TRY_GOTO(status, done);
     length -= first;
-    if (length < 0) {
-        *count = length;
-        goto done;
-    }
-    TRY_GOTO(kept_rows(columns[METRICS_STEP_COLUMN], path, first, length, INT64_MAX, &length), done);
-    TRY_GOTO(MEMORY_ALLOC(read, length, path), done);
-    TRY_GOTO(MEMORY_ALLOC(values, length, path), done);
-    for (int c = 0; c < METRICS_COLUMN_COUNT; c++) {
-        TRY_GOTO(access_rows(columns[c], path, c, first, length, false, values), done);
-        for (int64_t i = 0; i < length; i++)
-            memcpy((char *)&read[i] + metrics_columns[c].offset, &values[i], sizeof values[i]);
+    if (length > 0) {
+        TRY_GOTO(count_rows(columns[METRICS_STEP_COLUMN], path, first, length, INT64_MAX, &length), done);
+        TRY_GOTO(read_rows(columns, path, first, length, &read), done);
     }
     *rows = read;
     *count = length;
     read = NULL;
 done:
     free(read);
-    free(values);
     H5Fclose(file);
     return status;
 }
@@ -414,14 +510,7 @@ Status metrics_read(const char *path, MetricsGroup group, MetricsRow **rows, int
     return metrics_read_from(path, group, 0, rows, count);
 }
 
-enum { RUN_TEXTS = 5, RUN_TEXT_MAX = 1 << 20 };
-
-static const char **run_text(MetricsRun *run, int i, const char **name) {
-    static const char *const names[RUN_TEXTS] = {"version", "git_commit", "config", "hosts", "devices"};
-    const char **const texts[RUN_TEXTS] = {&run->version, &run->git_commit, &run->config, &run->hosts, &run->devices};
-    *name = names[i];
-    return texts[i];
-}
+enum { RUN_TEXT_MAX = 1 << 20 };
 
 static Status read_run(const char *path, MetricsRun *run) {
     hid_t file;
@@ -503,12 +592,6 @@ Status metrics_read_run(const char *path, MetricsRun *run) {
     if (good) return STATUS_OK;
     metrics_run_free(run);
     return error_set(STATUS_FAILED, "%s: its attributes cannot be read", path);
-}
-
-void metrics_run_free(MetricsRun *run) {
-    const char *texts[] = {run->version, run->git_commit, run->config, run->hosts, run->devices};
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free((char *)texts[i]);
-    *run = (MetricsRun){0};
 }
 
 double metrics_value(const MetricsRow *row, int column) {

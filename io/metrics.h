@@ -49,14 +49,15 @@ extern const MetricsColumn metrics_columns[METRICS_COLUMN_COUNT];
 double metrics_value(const MetricsRow *row, int column); // of a column that is not the step
 typedef struct Metrics Metrics;
 
-// Creates the file, or opens the one there and drops the rows after `resume_step` (a file left open by a killed writer
-// is repaired, ragged columns trimmed). swmr: readers follow live; else the file is opened, appended to and closed per
-// row. The caller holds the run directory's lock. STATUS_FAILED naming the file.
+// Makes the file, with resume_step > 0 of the rows up to that step of the one there, however its writer ended. After a
+// power cut these are all that were fsynced. swmr: readers follow live; else the file is opened, appended to and closed
+// per row. The caller holds the run directory's lock. STATUS_FAILED naming the file.
 Status metrics_open(Metrics **out, const char *path, const MetricsRun *run, int64_t resume_step, bool swmr);
 // Makes the row readable by others. What fails is tried once more after a pause, on a repaired copy; STATUS_FAILED when
 // that fails too, or the file was removed meanwhile.
 Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *row);
-Status metrics_close(Metrics *metrics); // NULL is allowed
+int64_t metrics_last_step(const Metrics *metrics, MetricsGroup group); // of the newest row; 0: none
+Status metrics_close(Metrics *metrics);                                // NULL is allowed
 
 // All rows of a group, for reports. Works while a writer is alive. Caller frees *rows.
 Status metrics_read(const char *path, MetricsGroup group, MetricsRow **rows, int64_t *count);

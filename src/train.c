@@ -82,6 +82,9 @@ static Status write_checkpoint(Training *t) {
     }
     c.config = config_text(&run->config);
     if (c.config == NULL) status = error_set(STATUS_FAILED, "out of memory for a checkpoint");
+    // What belongs to the steps up to here, before it counts: a run that goes on from here goes on with it.
+    if (status == STATUS_OK && file_exists(t->path_samples)) status = file_sync(t->path_samples);
+    if (status == STATUS_OK) status = file_sync(t->path_metrics);
     if (status == STATUS_OK)
         status = checkpoint_write(t->path_checkpoints, &c, (int)run->config.train.save_total_limit);
     for (int i = 0; i < 3; i++) free(*host[i]);
@@ -240,19 +243,7 @@ static Status restore(Training *t) {
     return model_adapter_changed(model);
 }
 
-// Rank 0: the step of the log's last evaluation, of those that stay when the run resumes.
-static Status find_evaluated(Training *t) {
-    MetricsRow *rows = NULL;
-    int64_t count = 0;
-    if (t->progress.step == 0 || !file_exists(t->path_metrics)) return STATUS_OK;
-    TRY(metrics_read(t->path_metrics, METRICS_EVAL, &rows, &count));
-    for (int64_t i = 0; i < count && rows[i].step <= t->progress.step; i++) t->evaluated_step = rows[i].step;
-    free(rows);
-    return STATUS_OK;
-}
-
 static Status open_metrics(Training *t) {
-    TRY(find_evaluated(t)); // before this process has the file open
     const Run *run = &t->run;
     char host[128] = "", *text = config_text(&run->config);
     gethostname(host, sizeof host - 1);
@@ -267,6 +258,7 @@ static Status open_metrics(Training *t) {
                               .start_time = clock_unix_seconds()};
     Status status = metrics_open(&t->metrics, t->path_metrics, &about, t->progress.step, run->config.log.swmr);
     free(text);
+    if (status == STATUS_OK) t->evaluated_step = metrics_last_step(t->metrics, METRICS_EVAL);
     return status;
 }
 

@@ -191,15 +191,25 @@ static void test_no_space(void **state) {
     write_step(1, 100, 1);
     pid_t child = fork();
     assert_true(child >= 0);
-    if (child == 0) { // a limit on the file's size stands in for a full disk
-        struct rlimit limit = {1 << 20, 1 << 20};
+    if (child == 0) { // a limit on the file's size stands in for a full disk, full at many places
         signal(SIGXFSZ, SIG_IGN);
         Checkpoint c;
-        fill(&c, 2, 1 << 20);
-        if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(1);
-        bool failed = checkpoint_write(dir, &c, 1) == STATUS_FAILED;
-        bool named = strstr(error_text(), "step-000002.h5: cannot be written: File too large") != NULL;
-        _exit(failed && named ? 42 : 1);
+        fill(&c, 2, 1 << 18);
+        bool good = true;
+        for (rlim_t bytes = 0; bytes < 3 << 20; bytes += bytes < 16384 ? 400 : 200000) {
+            const struct rlimit limit = {bytes, RLIM_INFINITY};
+            good = good && setrlimit(RLIMIT_FSIZE, &limit) == 0;
+            good = good && checkpoint_write(dir, &c, 1) == STATUS_FAILED;
+            good = good && strstr(error_text(), "step-000002.h5") != NULL;
+            good = good && strstr(error_text(), ": File too large") != NULL;
+            if (!good) printf("%d bytes: %s\n", (int)bytes, error_text());
+            error_clear();
+        }
+        const struct rlimit none = {RLIM_INFINITY, RLIM_INFINITY};
+        c.step = 3;
+        good = good && setrlimit(RLIMIT_FSIZE, &none) == 0 && checkpoint_write(dir, &c, 2) == STATUS_OK;
+        fflush(stdout);
+        _exit(good ? 42 : 1);
     }
     int how;
     assert_int_equal(waitpid(child, &how, 0), child);
@@ -207,6 +217,7 @@ static void test_no_space(void **state) {
     assert_true(file_exists(at("step-000001.h5"))); // the old one is kept, nothing half is left
     assert_false(file_exists(at("step-000002.h5")));
     assert_false(file_exists(at("step-000002.h5.tmp")));
+    assert_true(file_exists(at("step-000003.h5"))); // the next one finds HDF5 unharmed
 }
 
 static void test_bad_contents(void **state) {

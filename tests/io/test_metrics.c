@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "io/files.h"
 #include "io/metrics.h"
 
 #include <fcntl.h>
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -150,21 +152,40 @@ static void killed_writer(bool swmr) {
     }
 }
 
+enum { PAGE = 4096 };
+
 // How many pages HDF5 may still write before the process kills itself; negative: no end. A kill leaves of a write any
 // number of whole pages from its start (Linux looks for the signal between them).
 static int pages_left = -1;
 
+// What HDF5 writes while `recording`: the page as it is after each write.
+typedef struct Written {
+    off_t page;
+    char bytes[PAGE];
+} Written;
+static bool recording;
+static Written *written;
+static size_t written_count;
+
+static void record(int fd, off_t at) {
+    written = realloc(written, (written_count + 1) * sizeof *written);
+    assert_non_null(written);
+    Written *last = &written[written_count++];
+    *last = (Written){.page = at / PAGE};
+    assert_true(pread(fd, last->bytes, PAGE, last->page * PAGE) > 0);
+}
+
 // In HDF5's place of the C library's.
 ssize_t pwrite(int fd, const void *bytes, size_t size, off_t at) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t done = 0;
     while (done < size) {
         if (pages_left == 0) kill(getpid(), SIGKILL);
         if (pages_left > 0) pages_left--;
-        size_t part = page - ((size_t)at + done) % page;
+        size_t part = PAGE - ((size_t)at + done) % PAGE;
         if (part > size - done) part = size - done;
         const ssize_t wrote = syscall(SYS_pwrite64, fd, (const char *)bytes + done, part, at + (off_t)done);
         if (wrote < 0) return done > 0 ? (ssize_t)done : wrote;
+        if (recording) record(fd, at + (off_t)done);
         done += (size_t)wrote;
         if ((size_t)wrote < part) break;
     }
@@ -223,6 +244,65 @@ static void test_killed_everywhere_swmr(void **state) {
 static void test_killed_everywhere_plain(void **state) {
     (void)state;
     killed_everywhere(false);
+}
+
+static void write_bytes(const char *bytes, size_t size) {
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, size, file), size);
+    assert_int_equal(fclose(file), 0);
+}
+
+// What a power cut leaves of what was written since the last fsync: of each page any state that it had, and any length.
+static void power_cut(int64_t synced, bool swmr) {
+    enum { TRIALS = 20, MORE = 4 };
+    Metrics *metrics;
+    assert_int_equal(metrics_open(&metrics, path, &RUN, 0, swmr), STATUS_OK);
+    for (int64_t step = 1; step <= synced; step++) append(metrics, METRICS_TRAIN, step);
+    char *before;
+    size_t size;
+    assert_int_equal(file_read(path, SIZE_MAX - 1, &before, &size), STATUS_OK);
+    written_count = 0;
+    recording = true;
+    for (int64_t step = synced + 1; step <= synced + MORE; step++) append(metrics, METRICS_TRAIN, step);
+    append(metrics, METRICS_EVAL, synced + MORE);
+    recording = false;
+    struct stat info;
+    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(metrics_close(metrics), STATUS_OK);
+    assert_true(written_count > MORE * METRICS_COLUMN_COUNT);
+
+    const size_t after = (size_t)info.st_size, pages = (after + PAGE - 1) / PAGE;
+    assert_true(after >= size);
+    char *image = malloc(pages * PAGE);
+    size_t *last = malloc(pages * sizeof *last); // of each page: how many of all writes came before its state
+    assert_true(image != NULL && last != NULL);
+    unsigned seed = (unsigned)synced;
+    for (int trial = 0; trial < TRIALS; trial++) {
+        memset(image, 0, pages * PAGE);
+        memcpy(image, before, size);
+        for (size_t p = 0; p < pages; p++) last[p] = (size_t)rand_r(&seed) % (written_count + 1);
+        for (size_t w = 0; w < written_count; w++)
+            if (w < last[written[w].page]) memcpy(image + written[w].page * PAGE, written[w].bytes, PAGE);
+        write_bytes(image, size + (size_t)rand_r(&seed) % (after - size + 1));
+        assert_int_equal(metrics_open(&metrics, path, &RUN, synced, swmr), STATUS_OK);
+        assert_int_equal(metrics_close(metrics), STATUS_OK);
+        assert_rows(METRICS_TRAIN, 1, 1, synced);
+        assert_rows(METRICS_EVAL, 1, 1, 0);
+    }
+    free(last);
+    free(image);
+    free(before);
+}
+
+// In a chunk, before a new one, before a new block of the chunks' index.
+static void test_power_cut(void **state) {
+    (void)state;
+    for (int swmr = 0; swmr <= 1; swmr++) {
+        power_cut(100, swmr);
+        power_cut(510, swmr);
+        power_cut(2047, swmr);
+    }
 }
 
 static void test_killed_swmr(void **state) {
@@ -284,6 +364,19 @@ static void test_bad_files(void **state) {
     assert_int_equal(fclose(file), 0);
     assert_int_equal(metrics_open(&metrics, path, &RUN, 5, true), STATUS_FAILED);
     assert_non_null(strstr(error_text(), path));
+    assert_non_null(strstr(error_text(), "; move it away to go on without its rows"));
+    error_clear();
+    assert_int_equal(metrics_open(&metrics, path, &RUN, 0, true), STATUS_OK); // a new run does not look at it
+    append(metrics, METRICS_TRAIN, 1);
+    append(metrics, METRICS_TRAIN, 2);
+    assert_int_equal(metrics_close(metrics), STATUS_OK);
+    assert_int_equal(metrics_open(&metrics, path, &RUN, 9, true), STATUS_OK); // warns, and keeps what is there
+    assert_int_equal(metrics_last_step(metrics, METRICS_TRAIN), 2);
+    assert_int_equal(metrics_last_step(metrics, METRICS_EVAL), 0);
+    append(metrics, METRICS_TRAIN, 2);
+    assert_int_equal(metrics_close(metrics), STATUS_OK);
+    assert_int_equal(metrics_read(path, METRICS_TRAIN, &rows, &count), STATUS_FAILED);
+    assert_non_null(strstr(error_text(), ": row 2 has a step not after the one before"));
     error_clear();
     assert_int_equal(metrics_open(&metrics, "no/such/folder/m.h5", &RUN, 0, true), STATUS_FAILED);
     assert_non_null(strstr(error_text(), "No such file or directory"));
@@ -377,6 +470,7 @@ static void test_read_run(void **state) {
 
 static int clean(void **state) {
     (void)state;
+    error_clear(); // a failed test shall fail alone
     unlink(path);
     return 0;
 }
@@ -385,15 +479,21 @@ int main(void) {
     if (mkdtemp(dir) == NULL) return 1;
     snprintf(path, sizeof path, "%s/metrics.h5", dir);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_swmr, clean),        cmocka_unit_test_teardown(test_plain, clean),
-        cmocka_unit_test_teardown(test_killed_swmr, clean), cmocka_unit_test_teardown(test_killed_plain, clean),
+        cmocka_unit_test_teardown(test_swmr, clean),
+        cmocka_unit_test_teardown(test_plain, clean),
+        cmocka_unit_test_teardown(test_killed_swmr, clean),
+        cmocka_unit_test_teardown(test_killed_plain, clean),
         cmocka_unit_test_teardown(test_killed_everywhere_swmr, clean),
         cmocka_unit_test_teardown(test_killed_everywhere_plain, clean),
-        cmocka_unit_test_teardown(test_no_space, clean),    cmocka_unit_test_teardown(test_bad_files, clean),
-        cmocka_unit_test_teardown(test_read_from, clean),   cmocka_unit_test(test_columns),
+        cmocka_unit_test_teardown(test_power_cut, clean),
+        cmocka_unit_test_teardown(test_no_space, clean),
+        cmocka_unit_test_teardown(test_bad_files, clean),
+        cmocka_unit_test_teardown(test_read_from, clean),
+        cmocka_unit_test(test_columns),
         cmocka_unit_test_teardown(test_read_run, clean),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(written);
     rmdir(dir);
     return failed;
 }
