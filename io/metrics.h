@@ -53,7 +53,7 @@ typedef struct Metrics Metrics;
 // power cut these are all that were fsynced. swmr: readers follow live; else the file is opened, appended to and closed
 // per row. The caller holds the run directory's lock. STATUS_FAILED naming the file.
 Status metrics_open(Metrics **out, const char *path, const MetricsRun *run, int64_t resume_step, bool swmr);
-// Makes the row readable by others. What fails is tried once more after a pause, on a repaired copy; STATUS_FAILED when
+// Makes the row readable by others. What fails is tried once more after a pause, in a new file; STATUS_FAILED when
 // that fails too, or the file was removed meanwhile.
 Status metrics_append(Metrics *metrics, MetricsGroup group, const MetricsRow *row);
 int64_t metrics_last_step(const Metrics *metrics, MetricsGroup group); // of the newest row; 0: none

@@ -62,7 +62,7 @@ static Status refuse(void) {
     char reason[ERROR_TEXT_MAX];
     snprintf(reason, sizeof reason, "%s", error_text());
     error_clear();
-    return error_set(STATUS_DATA, "%s; what a killed run left is repaired when the same command goes on", reason);
+    return error_set(STATUS_DATA, "%s; after a power cut: the command that trains goes on and writes it anew", reason);
 }
 
 static Status read_rows(const LoggedRun *run, MetricsGroup group, int64_t first, MetricsRow **rows, int64_t *count) {

@@ -69,6 +69,10 @@ for ((i = 0; killed < count; i++)); do
     elif ((i % 4 < 3)); then
         length=$(($(now) - begin))
     fi
+    # What it left can be read before anything goes on.
+    if [[ -e $run/metrics.h5 ]] && ! "$KTO" log "$run" --csv >/dev/null 2>"$WORK/log"; then
+        grep -q "has no step in its log yet" "$WORK/log" || fail "run $i: killed, and its log cannot be read"
+    fi
     (start "$run") || fail "run $i: killed, and does not go on"
     "$COMPARE_RUNS" same "$WORK/whole" "$run" 2>"$WORK/log" || fail "run $i: killed, gone on, and not the same"
 done
