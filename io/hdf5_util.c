@@ -162,14 +162,14 @@ hid_t hdf5_open(const char *path, unsigned flags) {
     return open_file(path, flags, true);
 }
 
-hid_t hdf5_open_writer(const char *path, unsigned flags) {
+hid_t hdf5_open_growing(const char *path) {
+    const unsigned flags = H5F_ACC_RDWR | H5F_ACC_SWMR_WRITE;
     hid_t file = open_file(path, flags, true);
     return file < 0 && hdf5_was_locked() ? open_file(path, flags, false) : file;
 }
 
 // HDF5 opens nothing shorter than its header says, unless that says that a writer is at it. Superblock versions 2 and 3
-// (HDF5 File Format Specification 3.0, II.A) have that length at byte 28, after
-// "\211HDF".
+// (HDF5 File Format Specification 3.0, II.A) have that length at byte 28, after "\211HDF".
 void hdf5_restore_length(const char *path) {
     unsigned char head[36];
     struct stat info;

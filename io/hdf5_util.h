@@ -23,8 +23,9 @@ Status hdf5_seal(const char *path);
 // Before opening: whether every byte of the file is as it was when it was sealed. STATUS_DATA naming the file.
 Status hdf5_check_seal(const char *path);
 hid_t hdf5_open(const char *path, unsigned flags);
-// For the one writer, who has a lock of its own: a reader's HDF5 lock does not keep it out.
-hid_t hdf5_open_writer(const char *path, unsigned flags);
+// For the one writer, who has a lock of its own: a reader's HDF5 lock does not keep it out. What is appended is written
+// in the order that readers and a kill need.
+hid_t hdf5_open_growing(const char *path);
 // After a power cut: the header of a file may have reached the disk, and the end of it not. Adds zeros up to the length
 // that the header names; what is no such file is left alone.
 void hdf5_restore_length(const char *path);

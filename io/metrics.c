@@ -102,25 +102,23 @@ static Status create_column(hid_t group, const char *path, int column, hid_t *ou
     return info->trl_name[0] == '\0' ? STATUS_OK : hdf5_put_text(*out, path, "trl_name", info->trl_name, false);
 }
 
-static Status create_group(hid_t file, const char *path, const char *name) {
+// Leaves the columns open.
+static Status create_group(hid_t file, const char *path, const char *name, hid_t *columns) {
     // Tracked, so that readers list the columns in our order.
-    hid_t list = H5Pcreate(H5P_GROUP_CREATE), group = H5I_INVALID_HID, step = H5I_INVALID_HID;
+    hid_t list = H5Pcreate(H5P_GROUP_CREATE), group = H5I_INVALID_HID;
     if (list >= 0 && H5Pset_link_creation_order(list, H5P_CRT_ORDER_TRACKED | H5P_CRT_ORDER_INDEXED) >= 0)
         group = H5Gcreate2(file, name, H5P_DEFAULT, list, H5P_DEFAULT);
     Status status = group < 0 ? hdf5_error(STATUS_FAILED, path, "cannot be written") : STATUS_OK;
     if (list >= 0) H5Pclose(list);
     TRY(status);
-    TRY(create_column(group, path, METRICS_STEP_COLUMN, &step));
-    if (H5DSset_scale(step, metrics_columns[METRICS_STEP_COLUMN].name) < 0)
-        return hdf5_error(STATUS_FAILED, path, "cannot be written");
-    for (int c = METRICS_STEP_COLUMN + 1; c < METRICS_COLUMN_COUNT; c++) {
-        hid_t column;
-        TRY(create_column(group, path, c, &column));
-        if (H5DSattach_scale(column, step, 0) < 0 || H5Dclose(column) < 0)
+    for (int c = 0; c < METRICS_COLUMN_COUNT; c++) {
+        TRY(create_column(group, path, c, &columns[c]));
+        const hid_t step = columns[METRICS_STEP_COLUMN];
+        if ((c == METRICS_STEP_COLUMN ? H5DSset_scale(step, metrics_columns[c].name)
+                                      : H5DSattach_scale(columns[c], step, 0)) < 0)
             return hdf5_error(STATUS_FAILED, path, "cannot be written");
     }
-    if (H5Dclose(step) < 0 || H5Gclose(group) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
-    return STATUS_OK;
+    return H5Gclose(group) < 0 ? hdf5_error(STATUS_FAILED, path, "cannot be written") : STATUS_OK;
 }
 
 enum { RUN_TEXTS = 5 };
@@ -185,14 +183,15 @@ static Status open_group(hid_t file, const char *path, int group, hid_t *columns
     return STATUS_OK;
 }
 
-// values[count] of 8 bytes each, from row `first`.
-static Status access_rows(hid_t column, const char *path, int c, int64_t first, int64_t count, bool write,
-                          void *values) {
+// `count` values of 8 bytes each from row `first` on; in memory they lie `stride` values apart.
+static Status access_rows(hid_t column, const char *path, int c, int64_t first, int64_t count, bool write, void *values,
+                          hsize_t stride) {
     if (count == 0) return STATUS_OK;
-    hsize_t start = (hsize_t)first, length = (hsize_t)count;
-    hid_t space = H5Dget_space(column), memory = H5Screate_simple(1, &length, NULL);
+    const hsize_t start = (hsize_t)first, length = (hsize_t)count, zero = 0, span = (length - 1) * stride + 1;
+    hid_t space = H5Dget_space(column), memory = H5Screate_simple(1, &span, NULL);
     bool good = space >= 0 && memory >= 0 &&
                 H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, NULL, &length, NULL) >= 0 &&
+                H5Sselect_hyperslab(memory, H5S_SELECT_SET, &zero, &stride, &length, NULL) >= 0 &&
                 (write ? H5Dwrite(column, column_type(c), memory, space, H5P_DEFAULT, values)
                        : H5Dread(column, column_type(c), memory, space, H5P_DEFAULT, values)) >= 0;
     Status status = good ? STATUS_OK : hdf5_error(STATUS_FAILED, path, write ? "cannot be written" : "cannot be read");
@@ -201,18 +200,14 @@ static Status access_rows(hid_t column, const char *path, int c, int64_t first, 
     return status;
 }
 
+#define ROW_VALUES (sizeof(MetricsRow) / 8)
+
 // Appends rows[count] behind row `at`. The step comes last: a reader that goes by its length finds the others there.
 static Status write_rows(const hid_t *columns, const char *path, int64_t at, const MetricsRow *rows, int64_t count) {
     const hsize_t length = (hsize_t)(at + count);
-    int64_t values[CHUNK_ROWS];
     for (int c = METRICS_COLUMN_COUNT - 1; c >= 0; c--) {
         if (H5Dset_extent(columns[c], &length) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
-        for (int64_t done = 0, part; done < count; done += part) {
-            part = count - done < CHUNK_ROWS ? count - done : CHUNK_ROWS;
-            for (int64_t i = 0; i < part; i++)
-                memcpy(&values[i], (const char *)&rows[done + i] + metrics_columns[c].offset, sizeof values[i]);
-            TRY(access_rows(columns[c], path, c, at + done, part, true, values));
-        }
+        TRY(access_rows(columns[c], path, c, at, count, true, (char *)rows + metrics_columns[c].offset, ROW_VALUES));
     }
     return STATUS_OK;
 }
@@ -227,9 +222,7 @@ static Status fill_file(hid_t file, const char *path, const MetricsRun *run, con
     TRY(put_run(file, path, run));
     for (int g = 0; g < GROUP_COUNT; g++) {
         hid_t columns[METRICS_COLUMN_COUNT];
-        int64_t length;
-        TRY(create_group(file, path, metrics_group_names[g]));
-        TRY(open_group(file, path, g, columns, &length));
+        TRY(create_group(file, path, metrics_group_names[g], columns));
         TRY(write_rows(columns, path, 0, rows->rows[g], rows->count[g]));
         TRY(close_columns(columns, path));
     }
@@ -265,7 +258,7 @@ static Status count_rows(hid_t step_column, const char *path, int64_t first, int
     while (*count < length) {
         const int64_t at = first + *count, room = CHUNK_ROWS - at % CHUNK_ROWS;
         const int64_t part = length - *count < room ? length - *count : room;
-        TRY(access_rows(step_column, path, METRICS_STEP_COLUMN, at, part, false, steps));
+        TRY(access_rows(step_column, path, METRICS_STEP_COLUMN, at, part, false, steps, 1));
         for (int64_t i = 0; i < part; i++) {
             if (steps[i] == STEP_FILL || steps[i] > last_step) return STATUS_OK;
             if (steps[i] <= before)
@@ -281,16 +274,10 @@ static Status count_rows(hid_t step_column, const char *path, int64_t first, int
 
 // Caller frees *rows.
 static Status read_rows(const hid_t *columns, const char *path, int64_t first, int64_t count, MetricsRow **rows) {
-    int64_t values[CHUNK_ROWS];
     TRY(MEMORY_ALLOC(*rows, count, path));
-    for (int c = 0; c < METRICS_COLUMN_COUNT; c++) {
-        for (int64_t done = 0, part; done < count; done += part) {
-            part = count - done < CHUNK_ROWS ? count - done : CHUNK_ROWS;
-            TRY(access_rows(columns[c], path, c, first + done, part, false, values));
-            for (int64_t i = 0; i < part; i++)
-                memcpy((char *)&(*rows)[done + i] + metrics_columns[c].offset, &values[i], sizeof values[i]);
-        }
-    }
+    for (int c = 0; c < METRICS_COLUMN_COUNT; c++)
+        TRY(access_rows(columns[c], path, c, first, count, false, (char *)*rows + metrics_columns[c].offset,
+                        ROW_VALUES));
     return STATUS_OK;
 }
 
@@ -317,7 +304,6 @@ static Status read_group(hid_t file, const char *path, int group, int64_t last_s
 // The rows up to last_step of a file whose writer is gone, however it went. The caller frees *out, also on failure.
 static Status read_kept(const char *path, int64_t last_step, Rows *out) {
     hid_t file;
-    hdf5_restore_length(path);
     TRY(open_to_read(path, &file));
     Status status = hdf5_get(file, path, "start_time", H5T_NATIVE_DOUBLE, &out->start_time);
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) status = read_group(file, path, g, last_step, out);
@@ -325,9 +311,8 @@ static Status read_kept(const char *path, int64_t last_step, Rows *out) {
     return status;
 }
 
-// In the order that readers and a kill need also where nobody follows.
 static Status open_columns(Metrics *metrics) {
-    metrics->file = hdf5_open_writer(metrics->path, H5F_ACC_RDWR | H5F_ACC_SWMR_WRITE);
+    metrics->file = hdf5_open_growing(metrics->path);
     if (metrics->file < 0) return hdf5_error(STATUS_FAILED, metrics->path, "cannot be opened for writing");
     Status status = STATUS_OK;
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++) {
@@ -355,18 +340,15 @@ static Status close_all(Metrics *metrics, Status status) {
     metrics->file = H5I_INVALID_HID;
     for (int g = 0; g < GROUP_COUNT && status == STATUS_OK; g++)
         status = close_columns(metrics->columns[g], metrics->path);
-    return status == STATUS_OK ? close_file(file, metrics->path, status) : status;
+    return status == STATUS_OK ? close_file(file, metrics->path, STATUS_OK) : status;
 }
 
 // What the file there says up to resume_step, where the run goes on.
 static Status take_rows(Metrics *metrics, int64_t resume_step, Rows *rows) {
     if (resume_step == 0 || !file_exists(metrics->path)) return STATUS_OK;
-    if (read_kept(metrics->path, resume_step, rows) != STATUS_OK) {
-        char reason[ERROR_TEXT_MAX];
-        snprintf(reason, sizeof reason, "%s", error_text());
-        error_clear();
-        return error_set(STATUS_FAILED, "%s; move it away to go on without its rows", reason);
-    }
+    hdf5_restore_length(metrics->path);
+    if (read_kept(metrics->path, resume_step, rows) != STATUS_OK)
+        return error_advise(STATUS_FAILED, "move it away to go on without its rows");
     metrics->run.start_time = rows->start_time;
     const int64_t count = rows->count[METRICS_TRAIN];
     const int64_t last = count == 0 ? resume_step : rows->rows[METRICS_TRAIN][count - 1].step;

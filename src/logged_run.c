@@ -59,10 +59,7 @@ static bool again(const LoggedRun *run, int *tries) {
 }
 
 static Status refuse(void) {
-    char reason[ERROR_TEXT_MAX];
-    snprintf(reason, sizeof reason, "%s", error_text());
-    error_clear();
-    return error_set(STATUS_DATA, "%s; after a power cut: the command that trains goes on and writes it anew", reason);
+    return error_advise(STATUS_DATA, "after a power cut: the command that trains goes on and writes it anew");
 }
 
 static Status read_rows(const LoggedRun *run, MetricsGroup group, int64_t first, MetricsRow **rows, int64_t *count) {

@@ -40,6 +40,14 @@ Status error_at(Status status, const char *path, unsigned line) {
     return status;
 }
 
+Status error_advise(Status status, const char *advice) {
+    pthread_mutex_lock(&lock);
+    const size_t length = strlen(text);
+    snprintf(text + length, sizeof text - length, "; %s", advice);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
 const char *error_text(void) {
     return text;
 }

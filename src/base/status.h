@@ -25,6 +25,9 @@ Status error_set(Status status, const char *format, ...) __attribute__((format(p
 // Puts "PATH:LINE: " before the stored message; for callers that know where the text came from. Returns `status`.
 Status error_at(Status status, const char *path, unsigned line);
 
+// Puts "; ADVICE" behind the stored message; for callers that know what to do about it. Returns `status`.
+Status error_advise(Status status, const char *advice);
+
 // The stored message, "" if none. Stays valid until error_clear().
 const char *error_text(void);
 void error_clear(void);

@@ -16,6 +16,8 @@ static void test_first_wins(void **state) {
     assert_string_equal(error_text(), "a 1");
     error_at(STATUS_DATA, "file", 7);
     assert_string_equal(error_text(), "file:7: a 1");
+    assert_int_equal(error_advise(STATUS_FAILED, "do b"), STATUS_FAILED);
+    assert_string_equal(error_text(), "file:7: a 1; do b");
     error_clear();
     assert_string_equal(error_text(), "");
 }
@@ -32,6 +34,8 @@ static void test_one_line(void **state) {
     error_set(STATUS_DATA, "%s", longest);
     assert_int_equal(strlen(error_text()), ERROR_TEXT_MAX - 1);
     assert_null(strchr(error_text(), '\n'));
+    error_advise(STATUS_DATA, "no room is left");
+    assert_int_equal(strlen(error_text()), ERROR_TEXT_MAX - 1);
     error_clear();
 }
 

@@ -105,6 +105,15 @@ static void test_plain(void **state) {
     write_and_resume(false);
 }
 
+// What a killed writer leaves to others, before the run goes on: the rows that were done, and at most one more.
+static void assert_readable(int64_t done) {
+    MetricsRow *rows;
+    int64_t count;
+    assert_int_equal(metrics_read(path, METRICS_TRAIN, &rows, &count), STATUS_OK);
+    assert_in_range(count, done, done + 1);
+    free(rows);
+}
+
 // A child writes until it is killed in the middle; the parent knows from a pipe which rows were done.
 static void killed_writer(bool swmr) {
     for (int round = 0; round < 4; round++) {
@@ -134,13 +143,7 @@ static void killed_writer(bool swmr) {
         while (read(ends[0], &step, sizeof step) == sizeof step) done = step;
         close(ends[0]);
 
-        MetricsRow *rows;
-        int64_t count;
-        if (swmr) { // readable before any repair
-            assert_int_equal(metrics_read(path, METRICS_TRAIN, &rows, &count), STATUS_OK);
-            assert_in_range(count, done, done + 1);
-            free(rows);
-        }
+        if (swmr) assert_readable(done);
         Metrics *metrics;
         assert_int_equal(metrics_open(&metrics, path, &RUN, done, swmr), STATUS_OK);
         assert_rows(METRICS_TRAIN, 1, 1, done);
@@ -221,13 +224,7 @@ static void killed_everywhere(bool swmr) {
         assert_int_equal(metrics_close(metrics), STATUS_OK);
         int pages = 0;
         while (killed_after(pages++, rows, swmr)) {
-            MetricsRow *read;
-            int64_t count;
-            if (swmr) { // readable before any repair
-                assert_int_equal(metrics_read(path, METRICS_TRAIN, &read, &count), STATUS_OK);
-                assert_in_range(count, rows, rows + 1);
-                free(read);
-            }
+            if (swmr) assert_readable(rows);
             assert_int_equal(metrics_open(&metrics, path, &RUN, rows, swmr), STATUS_OK);
             assert_int_equal(metrics_close(metrics), STATUS_OK);
             assert_rows(METRICS_TRAIN, 1, 1, rows);
@@ -244,13 +241,6 @@ static void test_killed_everywhere_swmr(void **state) {
 static void test_killed_everywhere_plain(void **state) {
     (void)state;
     killed_everywhere(false);
-}
-
-static void write_bytes(const char *bytes, size_t size) {
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, size, file), size);
-    assert_int_equal(fclose(file), 0);
 }
 
 // What a power cut leaves of what was written since the last fsync: of each page any state that it had, and any length.
@@ -284,7 +274,8 @@ static void power_cut(int64_t synced, bool swmr) {
         for (size_t p = 0; p < pages; p++) last[p] = (size_t)rand_r(&seed) % (written_count + 1);
         for (size_t w = 0; w < written_count; w++)
             if (w < last[written[w].page]) memcpy(image + written[w].page * PAGE, written[w].bytes, PAGE);
-        write_bytes(image, size + (size_t)rand_r(&seed) % (after - size + 1));
+        const size_t length = size + (size_t)rand_r(&seed) % (after - size + 1);
+        assert_int_equal(file_write_durable(path, image, length), STATUS_OK);
         assert_int_equal(metrics_open(&metrics, path, &RUN, synced, swmr), STATUS_OK);
         assert_int_equal(metrics_close(metrics), STATUS_OK);
         assert_rows(METRICS_TRAIN, 1, 1, synced);
@@ -358,10 +349,7 @@ static void test_bad_files(void **state) {
     assert_int_equal(metrics_read("nowhere.h5", METRICS_TRAIN, &rows, &count), STATUS_FAILED);
     assert_string_equal(error_text(), "nowhere.h5: cannot be read: No such file or directory");
     error_clear();
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_true(fputs("this is no metrics file", file) >= 0);
-    assert_int_equal(fclose(file), 0);
+    assert_int_equal(file_write_durable(path, "this is no metrics file", 23), STATUS_OK);
     assert_int_equal(metrics_open(&metrics, path, &RUN, 5, true), STATUS_FAILED);
     assert_non_null(strstr(error_text(), path));
     assert_non_null(strstr(error_text(), "; move it away to go on without its rows"));
