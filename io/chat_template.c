@@ -1,6 +1,6 @@
 // Chat templates: three known ones, rendered in C. A model folder's Jinja text is recognised when it reads the same as
 // a known text once both are brought to a form in which whitespace and quotes that Jinja ignores are gone; so what
-// would render differently is never taken for a known template. Tokenising the text is src/dataset's.
+// would render differently is never taken for a known template. Tokenising the text is src/data/dataset's.
 #include "io/chat_template.h"
 #include "io/files.h"
 #include "io/json_file.h"

@@ -7,7 +7,7 @@
 //   4. what is left is merged: of all neighbours that can merge, the best-scored, then the leftmost; characters that
 //   the
 //      vocabulary lacks are spelt in bytes.
-// Reading the model file is io/sentencepiece.cc's; which text is tokenised how is src/dataset's.
+// Reading the model file is io/sentencepiece.cc's; which text is tokenised how is src/data/dataset's.
 #include "io/tokenizer.h"
 #include "io/files.h"
 #include "io/json_file.h"

@@ -1,4 +1,4 @@
-// The op table: everything the model computes, over device buffers, one table a device. Read this before src/model.c.
+// The op table: everything the model computes, over device buffers, one table a device. Read this before src/model/model.c.
 //
 // Shapes are row-major. `n` counts tokens (rows). dtype T is the device's working type (DeviceOptions.dtype): weights
 // and activations are T; every sum, softmax, norm and log-probability is computed in fp32. A gradient is `d` + name.
@@ -48,7 +48,7 @@ typedef struct Linear {
 
 // A segment of a token forest: tokens [first, first+length) of the key/value arrays, at positions position, position+1,
 // ... of their sequence. It attends to all tokens of its chain of parents and causally to itself. Parents come before
-// their children. See src/batch.h.
+// their children. See src/data/batch.h.
 typedef struct Segment {
     int32_t first, length, position, parent; // parent: index of a segment, or -1
 } Segment;

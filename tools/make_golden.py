@@ -610,7 +610,7 @@ def make_run(out, run):
 
 # --- the model by itself ----------------------------------------------------------------------------------------------
 
-MODEL_README = """# model/: what transformers computes, for the test of src/model
+MODEL_README = """# model/: what transformers computes, for the test of src/model/model
 
 `NAME.json` and `NAME.safetensors`, one pair a model, float32:
 

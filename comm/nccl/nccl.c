@@ -1,5 +1,5 @@
 // device_comm.h by NCCL: one communicator on the device's own stream, without blocking calls. Time limits, and what
-// happens after an error, are the program's (comm/device_comm.c); which GPU is whose is src/run.c's.
+// happens after an error, are the program's (comm/device_comm.c); which GPU is whose is src/setup/run.c's.
 #include "comm/device_comm.h"
 #include "src/base/memory.h"
 

@@ -2,7 +2,7 @@
 #pragma once
 #include "comm/comm.h"
 #include "io/peft.h"
-#include "src/model.h"
+#include "src/model/model.h"
 #include "tests/kernels/ops.h" // CHECK, expect_close
 
 static Comm comm;

@@ -2,7 +2,7 @@
 // others, prompts of one token.
 #pragma once
 #include "src/base/rng.h"
-#include "src/batch.h"
+#include "src/data/batch.h"
 #include <string.h>
 
 enum { ROWS_MAX = 24, PROMPT_MAX = 48, COMPLETION_MAX = 12 };

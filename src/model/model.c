@@ -1,0 +1,936 @@
+// A Llama with LoRA adapters: which op runs on which rows of which buffer. No arithmetic and no device code here.
+//
+// Activations that backward needs are kept per layer in one slab a kind: layer l's rows start at l * slot_rows, and the
+// y' rows, which backward never reads, lie behind the kept ones where the next layer's slot begins: they are dead by
+// the time that layer writes it. So only prefixes and y cost memory per layer.
+#include "src/model/model.h"
+
+#include "comm/comm.h"
+#include "src/base/memory.h"
+#include "src/base/rng.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { Q, K, V, O, GATE, UP, DOWN }; // config_target_names' order
+
+typedef struct Layer {
+    const void *input_norm, *post_norm; // T[hidden]
+    Linear linear[CONFIG_TARGETS_MAX];
+} Layer;
+
+// LoRA modules that share an input, with the target each is of.
+typedef struct Group {
+    LoraGroup lora;
+    int target[LORA_GROUP_MAX];
+} Group;
+
+enum { GROUP_QKV, GROUP_O, GROUP_GATE_UP, GROUP_DOWN, GROUP_Q, GROUP_KV, GROUPS }; // the last two: of the last layer
+static const int group_targets[GROUPS][LORA_GROUP_MAX] = {{Q, K, V},      {O, -1, -1}, {GATE, UP, -1},
+                                                          {DOWN, -1, -1}, {Q, -1, -1}, {K, V, -1}};
+
+// Kinds of activations kept per layer.
+enum {
+    KEPT_X,
+    KEPT_RSTD1,
+    KEPT_Q,
+    KEPT_K,
+    KEPT_V,
+    KEPT_ATT,
+    KEPT_LSE,
+    KEPT_X2,
+    KEPT_RSTD2,
+    KEPT_GATE,
+    KEPT_UP,
+    KEPT_H_QKV,
+    KEPT_H_O,
+    KEPT_H_GATE_UP,
+    KEPT_H_DOWN,
+    KEPT_KINDS
+};
+// Buffers that exist once. K: sized by the kept tokens, the others by all.
+enum {
+    ONE_XF,
+    ONE_RSTDF,
+    ONE_UNIT,
+    ONE_H_Q,
+    ONE_NORM,
+    ONE_ACT,
+    ONE_DELTA,
+    ONE_LOGP,
+    ONE_ENTROPY,
+    ONE_MEAN,
+    ONE_DRES,
+    ONE_DACT,
+    ONE_DNORM,
+    ONE_DATT,
+    ONE_DQ,
+    ONE_DK,
+    ONE_DV,
+    ONE_FACTOR,
+    ONE_TOKEN,
+    ONE_POSITION,
+    ONE_OWNER,
+    ONE_TARGET,
+    ONE_KINDS
+};
+
+typedef struct Slab {
+    char *base;
+    size_t row_bytes;
+} Slab;
+
+typedef struct Buffers {
+    Slab kept[KEPT_KINDS], one[ONE_KINDS];
+} Buffers;
+
+struct ModelState {
+    TensorFiles *files;
+    const void *embedding, *head, *final_norm;
+    Layer *layers;           // [layers]
+    Group (*groups)[GROUPS]; // [layers]
+    float *cos, *sin;        // device, fp32[max_positions, head_dim/2]
+    void *work;              // device, T: the adapter vector as the ops read it (the vector itself in float32)
+    void *activations;       // device, the arena that `buffers` cuts
+    Buffers buffers;
+    int64_t keep_capacity, all_capacity;
+    // decoding
+    char *cache_k, *cache_v; // device, T[layers, cache_rows, kv_dim]
+    int32_t cache_rows;
+    float *logits;       // device, fp32[max_rows, vocab]
+    QueryRange *queries; // host, scratch of forward
+    int64_t query_capacity;
+};
+
+// --- the arena of activations ---------------------------------------------------------------------------------------
+
+#define SLOT_ROWS_MULTIPLE 32 // keeps the slots of a slab aligned
+
+static int64_t round_up(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+static int group_size(const ModelOptions *options, int group) {
+    int n = 0;
+    for (int i = 0; i < LORA_GROUP_MAX; i++) {
+        int target = group_targets[group][i];
+        n += target >= 0 && options->lora_target[target];
+    }
+    return options->lora_r > 0 ? n : 0;
+}
+
+// Cuts the arena at `base` (NULL: only counts) and returns its bytes.
+static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64_t keep, int64_t all, char *base,
+                        Buffers *out) {
+    const size_t t = dtype_size(options->device.dtype), f = sizeof(float), i32 = sizeof(int32_t);
+    const size_t q = (size_t)c->heads * (size_t)c->head_dim, kv = (size_t)c->kv_heads * (size_t)c->head_dim;
+    const size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, r = (size_t)options->lora_r;
+    const size_t kept_bytes[KEPT_KINDS] = {[KEPT_X] = hidden * t,
+                                           [KEPT_RSTD1] = f,
+                                           [KEPT_Q] = q * t,
+                                           [KEPT_K] = kv * t,
+                                           [KEPT_V] = kv * t,
+                                           [KEPT_ATT] = q * t,
+                                           [KEPT_LSE] = (size_t)c->heads * f,
+                                           [KEPT_X2] = hidden * t,
+                                           [KEPT_RSTD2] = f,
+                                           [KEPT_GATE] = wide * t,
+                                           [KEPT_UP] = wide * t,
+                                           [KEPT_H_QKV] = (size_t)group_size(options, GROUP_QKV) * r * t,
+                                           [KEPT_H_O] = (size_t)group_size(options, GROUP_O) * r * t,
+                                           [KEPT_H_GATE_UP] = (size_t)group_size(options, GROUP_GATE_UP) * r * t,
+                                           [KEPT_H_DOWN] = (size_t)group_size(options, GROUP_DOWN) * r * t};
+    const struct {
+        size_t row_bytes;
+        bool of_keep;
+    } one[ONE_KINDS] = {
+        [ONE_XF] = {hidden * t, false},    [ONE_RSTDF] = {f, false},
+        [ONE_UNIT] = {hidden * t, true},   [ONE_H_Q] = {(size_t)group_size(options, GROUP_Q) * r * t, false},
+        [ONE_NORM] = {hidden * t, false},  [ONE_ACT] = {wide * t, false},
+        [ONE_DELTA] = {hidden * t, false}, [ONE_LOGP] = {f, false},
+        [ONE_ENTROPY] = {f, false},        [ONE_MEAN] = {f, false},
+        [ONE_DRES] = {hidden * t, true},   [ONE_DACT] = {wide * t, true},
+        [ONE_DNORM] = {hidden * t, true},  [ONE_DATT] = {q * t, true},
+        [ONE_DQ] = {q * t, true},          [ONE_DK] = {kv * t, true},
+        [ONE_DV] = {kv * t, true},         [ONE_FACTOR] = {f, true},
+        [ONE_TOKEN] = {i32, false},        [ONE_POSITION] = {i32, false},
+        [ONE_OWNER] = {i32, false},        [ONE_TARGET] = {i32, false}};
+    size_t used = 0;
+    for (int kind = 0; kind < KEPT_KINDS; kind++) {
+        bool per_layer = kind == KEPT_X || !options->recompute;
+        int64_t rows = (per_layer ? (int64_t)(c->layers - 1) * round_up(keep, SLOT_ROWS_MULTIPLE) : 0) + all;
+        if (out != NULL) out->kept[kind] = (Slab){base + used, kept_bytes[kind]};
+        used = (size_t)round_up((int64_t)(used + (size_t)rows * kept_bytes[kind]), MEMORY_ALIGNMENT);
+    }
+    for (int kind = 0; kind < ONE_KINDS; kind++) {
+        if (out != NULL) out->one[kind] = (Slab){base + used, one[kind].row_bytes};
+        size_t rows = (size_t)(one[kind].of_keep ? keep : all);
+        used = (size_t)round_up((int64_t)(used + rows * one[kind].row_bytes), MEMORY_ALIGNMENT);
+    }
+    return used;
+}
+
+size_t model_activation_bytes(const ModelConfig *config, const ModelOptions *options, int64_t keep_tokens,
+                              int64_t all_tokens) {
+    return cut_arena(config, options, keep_tokens, all_tokens, NULL, NULL);
+}
+
+static DeviceShapes model_shapes(const ModelConfig *c, const ModelOptions *options, int64_t tokens) {
+    const int32_t widest = c->intermediate > c->heads * c->head_dim ? c->intermediate : c->heads * c->head_dim;
+    return (DeviceShapes){.tokens = (int32_t)tokens,
+                          .features = widest > c->hidden ? widest : c->hidden,
+                          .hidden = c->hidden,
+                          .vocab = c->vocab,
+                          .heads = c->heads,
+                          .kv_heads = c->kv_heads,
+                          .head_dim = c->head_dim,
+                          .lora_rank = options->lora_r};
+}
+
+size_t model_scratch_bytes(const ModelConfig *config, const ModelOptions *options, int64_t tokens) {
+    const DeviceShapes shapes = model_shapes(config, options, tokens);
+    return options->backend->scratch_bytes(&options->device, &shapes);
+}
+
+Status model_reserve(Model *model, int64_t keep_tokens, int64_t all_tokens) {
+    struct ModelState *state = model->state;
+    if (keep_tokens <= state->keep_capacity && all_tokens <= state->all_capacity) return STATUS_OK;
+    const Backend *backend = model->options.backend;
+    int64_t keep = keep_tokens > state->keep_capacity ? keep_tokens : state->keep_capacity;
+    int64_t all = all_tokens > state->all_capacity ? all_tokens : state->all_capacity;
+    backend->release(model->device, state->activations);
+    state->activations = NULL;
+    state->keep_capacity = state->all_capacity = 0;
+    model->memory.activations = model_activation_bytes(&model->config, &model->options, keep, all);
+    TRY(backend->alloc(model->device, model->memory.activations, "activations", &state->activations));
+    cut_arena(&model->config, &model->options, keep, all, state->activations, &state->buffers);
+    const DeviceShapes shapes = model_shapes(&model->config, &model->options, all);
+    model->memory.scratch = backend->scratch_bytes(&model->options.device, &shapes);
+    TRY(backend->reserve(model->device, &shapes));
+    state->keep_capacity = keep;
+    state->all_capacity = all;
+    return STATUS_OK;
+}
+
+static void *at(void *base, int64_t row, size_t row_bytes) {
+    return (char *)base + (size_t)row * row_bytes;
+}
+
+// --- weights --------------------------------------------------------------------------------------------------------
+
+// One tensor that the architecture needs and where its device pointer goes.
+typedef struct Wanted {
+    char name[96];
+    int64_t shape[2];
+    int dims;
+    const void **to;
+    const Tensor *tensor;
+} Wanted;
+
+typedef struct WantedList {
+    Wanted *item;
+    int count;
+} WantedList;
+
+static void want(WantedList *list, const void **to, int64_t rows, int64_t cols, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+static void want(WantedList *list, const void **to, int64_t rows, int64_t cols, const char *format, ...) {
+    Wanted *wanted = &list->item[list->count++];
+    *wanted = (Wanted){.shape = {rows, cols}, .dims = cols > 0 ? 2 : 1, .to = to};
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(wanted->name, sizeof wanted->name, format, arguments);
+    va_end(arguments);
+}
+
+static void linear_shape(const ModelConfig *c, int target, int32_t *out, int32_t *in) {
+    const int32_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    const int32_t outs[CONFIG_TARGETS_MAX] = {q, kv, kv, c->hidden, c->intermediate, c->intermediate, c->hidden};
+    const int32_t ins[CONFIG_TARGETS_MAX] = {c->hidden, c->hidden, c->hidden, q, c->hidden, c->hidden, c->intermediate};
+    *out = outs[target];
+    *in = ins[target];
+}
+
+static const char *linear_parent(int target) {
+    return target <= O ? "self_attn" : "mlp";
+}
+
+static void list_weights(Model *model, WantedList *list) {
+    const ModelConfig *c = &model->config;
+    struct ModelState *state = model->state;
+    want(list, &state->embedding, c->vocab, c->hidden, "model.embed_tokens.weight");
+    want(list, &state->final_norm, c->hidden, 0, "model.norm.weight");
+    if (!c->tied_head) want(list, &state->head, c->vocab, c->hidden, "lm_head.weight");
+    for (int l = 0; l < c->layers; l++) {
+        Layer *layer = &state->layers[l];
+        want(list, &layer->input_norm, c->hidden, 0, "model.layers.%d.input_layernorm.weight", l);
+        want(list, &layer->post_norm, c->hidden, 0, "model.layers.%d.post_attention_layernorm.weight", l);
+        for (int target = 0; target < CONFIG_TARGETS_MAX; target++) {
+            Linear *linear = &layer->linear[target];
+            linear_shape(c, target, &linear->out, &linear->in);
+            want(list, &linear->weight, linear->out, linear->in, "model.layers.%d.%s.%s.weight", l,
+                 linear_parent(target), config_target_names[target]);
+            if (c->attention_bias && target <= O)
+                want(list, &linear->bias, linear->out, 0, "model.layers.%d.self_attn.%s.bias", l,
+                     config_target_names[target]);
+        }
+    }
+}
+
+static size_t wanted_elements(const Wanted *wanted) {
+    return (size_t)wanted->shape[0] * (size_t)(wanted->dims == 2 ? wanted->shape[1] : 1);
+}
+
+// Whether the mapped bytes serve as they are.
+static bool as_mapped(const Wanted *wanted, DType dtype) {
+    return wanted->tensor->type == (dtype == DTYPE_BF16 ? TENSOR_BF16 : TENSOR_F32) &&
+           (uintptr_t)wanted->tensor->data % dtype_size(dtype) == 0;
+}
+
+static Status map_weights(Model *model, Comm *comm, const WantedList *list) {
+    const DType dtype = model->options.device.dtype;
+    const Backend *backend = model->options.backend;
+    size_t converted = 0;
+    for (int i = 0; i < list->count; i++)
+        if (!as_mapped(&list->item[i], dtype))
+            converted +=
+                (size_t)round_up((int64_t)(wanted_elements(&list->item[i]) * dtype_size(dtype)), MEMORY_ALIGNMENT);
+    char *shared = NULL;
+    if (converted > 0) {
+        TRY(comm_node_alloc(comm, converted, "weights in the working dtype", (void **)&shared));
+        char *to = shared;
+        for (int i = 0; i < list->count; i++) {
+            const Wanted *wanted = &list->item[i];
+            if (as_mapped(wanted, dtype)) continue;
+            size_t count = wanted_elements(wanted);
+            if (i % comm->node_size == comm->node_rank) {
+                if (dtype == DTYPE_BF16)
+                    tensor_to_bf16(wanted->tensor->data, wanted->tensor->type, count, (uint16_t *)to);
+                else
+                    tensor_to_f32(wanted->tensor->data, wanted->tensor->type, count, (float *)to);
+            }
+            to += round_up((int64_t)(count * dtype_size(dtype)), MEMORY_ALIGNMENT);
+        }
+        TRY(comm_node_barrier(comm));
+    }
+    for (int i = 0; i < list->count; i++) {
+        const Wanted *wanted = &list->item[i];
+        size_t bytes = wanted_elements(wanted) * dtype_size(dtype);
+        const void *host = wanted->tensor->data;
+        if (!as_mapped(wanted, dtype)) {
+            host = shared;
+            shared += round_up((int64_t)bytes, MEMORY_ALIGNMENT);
+        }
+        TRY(backend->map(model->device, host, bytes, wanted->to));
+        model->memory.weights += bytes;
+    }
+    if (model->config.tied_head) model->state->head = model->state->embedding;
+    return STATUS_OK;
+}
+
+static Status load_weights(Model *model, const char *model_dir, Comm *comm) {
+    const ModelConfig *c = &model->config;
+    TRY(MEMORY_ALLOC(model->state->layers, c->layers, "layers"));
+    WantedList list = {0};
+    TRY(MEMORY_ALLOC(list.item, 3 + c->layers * 13, "the list of weights"));
+    list_weights(model, &list);
+    Status status = tensor_files_open(&model->state->files, model_dir);
+    for (int i = 0; i < list.count && status == STATUS_OK; i++)
+        status = tensor_files_get(model->state->files, list.item[i].name, list.item[i].dims, list.item[i].shape,
+                                  &list.item[i].tensor);
+    status = comm_agree(comm, status); // before the collective part of mapping
+    if (status == STATUS_OK) status = map_weights(model, comm, &list);
+    if (status == STATUS_OK) model->hash = tensor_files_hash(model->state->files);
+    free(list.item);
+    return status;
+}
+
+size_t model_weight_bytes(const ModelConfig *c, DType dtype) {
+    size_t count = (size_t)c->vocab * (size_t)c->hidden * (c->tied_head ? 1 : 2) + (size_t)c->hidden;
+    for (int target = 0; target < CONFIG_TARGETS_MAX; target++) {
+        int32_t out, in;
+        linear_shape(c, target, &out, &in);
+        count += (size_t)c->layers * ((size_t)out * (size_t)in + (c->attention_bias && target <= O ? (size_t)out : 0));
+    }
+    return (count + 2 * (size_t)c->layers * (size_t)c->hidden) * dtype_size(dtype);
+}
+
+// --- rotary positions -----------------------------------------------------------------------------------------------
+
+// Frequency i of head_dim/2: RoFormer (arXiv 2104.09864), with transformers' "llama3" scaling
+// (modeling_rope_utils._compute_llama3_parameters).
+static float rope_frequency(const ModelConfig *c, int i) {
+    double frequency = 1 / pow(c->rope_theta, 2.0 * i / c->head_dim);
+    if (!c->rope_llama3) return (float)frequency;
+    double turns = c->rope_original_max_position * frequency / (2 * M_PI); // over the original context
+    if (turns < c->rope_low_freq_factor) return (float)(frequency / c->rope_factor);
+    if (turns > c->rope_high_freq_factor) return (float)frequency;
+    double smooth = (turns - c->rope_low_freq_factor) / (c->rope_high_freq_factor - c->rope_low_freq_factor);
+    return (float)((1 - smooth) * frequency / c->rope_factor + smooth * frequency);
+}
+
+static Status make_rope(Model *model) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    const int64_t half = c->head_dim / 2, count = half * model->options.max_positions;
+    float *cos_host = NULL, *sin_host = NULL;
+    Status status = MEMORY_ALLOC(cos_host, count, "rotary table");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(sin_host, count, "rotary table");
+    for (int64_t i = 0; i < count && status == STATUS_OK; i++) {
+        // The angle is rounded to fp32 as transformers does, so that long positions agree with it.
+        float angle = (float)(i / half) * rope_frequency(c, (int)(i % half));
+        cos_host[i] = (float)cos(angle);
+        sin_host[i] = (float)sin(angle);
+    }
+    size_t bytes = (size_t)count * sizeof(float);
+    if (status == STATUS_OK) status = backend->alloc(model->device, bytes, "rotary table", (void **)&model->state->cos);
+    if (status == STATUS_OK) status = backend->alloc(model->device, bytes, "rotary table", (void **)&model->state->sin);
+    if (status == STATUS_OK) status = backend->upload(model->device, model->state->cos, cos_host, bytes);
+    if (status == STATUS_OK) status = backend->upload(model->device, model->state->sin, sin_host, bytes);
+    free(cos_host);
+    free(sin_host);
+    return status;
+}
+
+// --- adapters -------------------------------------------------------------------------------------------------------
+
+static void name_tensor(AdapterTensor *tensor, int layer, int target, char matrix) {
+    snprintf(tensor->name, sizeof tensor->name, "model.layers.%d.%s.%s.lora_%c.weight", layer, linear_parent(target),
+             config_target_names[target], matrix);
+}
+
+// `index[layer][target]` gets the row of the table of that module's A; B's is filled too.
+static Status list_adapters(const ModelConfig *c, int32_t r, const bool *targets, AdapterTable *out,
+                            int32_t (*a_index)[CONFIG_TARGETS_MAX], int32_t (*b_index)[CONFIG_TARGETS_MAX]) {
+    *out = (AdapterTable){0};
+    TRY(MEMORY_ALLOC(out->tensors, 2 * CONFIG_TARGETS_MAX * c->layers, "adapter table"));
+    for (int l = 0; l < c->layers; l++)
+        for (int group = GROUP_QKV; group <= GROUP_DOWN; group++)
+            for (int matrix = 0; matrix < 2; matrix++)
+                for (int i = 0; i < LORA_GROUP_MAX; i++) {
+                    int target = group_targets[group][i];
+                    if (target < 0 || r == 0 || !targets[target]) continue;
+                    AdapterTensor *tensor = &out->tensors[out->tensor_count];
+                    int32_t rows, cols;
+                    linear_shape(c, target, &rows, &cols);
+                    if (a_index != NULL) (matrix == 0 ? a_index : b_index)[l][target] = out->tensor_count;
+                    out->tensor_count++;
+                    name_tensor(tensor, l, target, matrix == 0 ? 'A' : 'B');
+                    tensor->offset = out->count;
+                    tensor->rows = matrix == 0 ? r : rows;
+                    tensor->cols = matrix == 0 ? cols : r;
+                    out->count += (int64_t)tensor->rows * tensor->cols;
+                }
+    return STATUS_OK;
+}
+
+Status model_adapter_table(const ModelConfig *config, int32_t r, const bool *targets, AdapterTable *out) {
+    return list_adapters(config, r, targets, out, NULL, NULL);
+}
+
+static Status make_adapters(Model *model) {
+    const ModelConfig *c = &model->config;
+    const ModelOptions *options = &model->options;
+    const Backend *backend = options->backend;
+    struct ModelState *state = model->state;
+    const size_t t = dtype_size(options->device.dtype);
+    int32_t(*index)[CONFIG_TARGETS_MAX] = NULL;
+    TRY(memory_alloc((void **)&index, 2 * (size_t)c->layers, sizeof *index, "adapter table"));
+    AdapterTable table;
+    Status status = list_adapters(c, options->lora_r, options->lora_target, &table, index, index + c->layers);
+    model->tensors = table.tensors;
+    model->tensor_count = table.tensor_count;
+    model->adapter_count = table.count;
+    const size_t bytes = (size_t)model->adapter_count * sizeof(float);
+    float **vectors[] = {&model->adapter, &model->gradient, &model->adam_m, &model->adam_v};
+    for (int i = 0; i < 4 && status == STATUS_OK; i++) {
+        const bool paged = options->paged_moments && i >= 2;
+        status = (paged ? backend->alloc_paged : backend->alloc)(model->device, bytes, "adapters", (void **)vectors[i]);
+    }
+    state->work = model->adapter;
+    if (status == STATUS_OK && options->device.dtype != DTYPE_F32)
+        status = backend->alloc(model->device, (size_t)model->adapter_count * t, "adapters", &state->work);
+    model->memory.adapters = 4 * bytes + (options->device.dtype != DTYPE_F32 ? (size_t)model->adapter_count * t : 0);
+    if (status == STATUS_OK)
+        status = memory_alloc((void **)&state->groups, (size_t)c->layers, sizeof *state->groups, "groups");
+    for (int l = 0; l < c->layers && status == STATUS_OK; l++)
+        for (int group = 0; group < GROUPS; group++) {
+            Group *g = &state->groups[l][group];
+            g->lora.r = options->lora_r;
+            g->lora.scale = options->lora_r > 0 ? (float)(options->lora_alpha / options->lora_r) : 0;
+            for (int i = 0; i < LORA_GROUP_MAX; i++) {
+                int target = group_targets[group][i];
+                if (target < 0 || options->lora_r == 0 || !options->lora_target[target]) continue;
+                const AdapterTensor *a = &model->tensors[index[l][target]];
+                const AdapterTensor *b = &model->tensors[index[c->layers + l][target]];
+                g->target[g->lora.count] = target;
+                g->lora.in = a->cols;
+                g->lora.module[g->lora.count++] = (LoraModule){.a = at(state->work, a->offset, t),
+                                                               .b = at(state->work, b->offset, t),
+                                                               .da = model->gradient + a->offset,
+                                                               .db = model->gradient + b->offset,
+                                                               .out = b->rows,
+                                                               .id = l * CONFIG_TARGETS_MAX + target};
+            }
+        }
+    free(index);
+    return status;
+}
+
+Status model_get(Model *model, const float *which, float *host) {
+    return model->options.backend->download(model->device, host, which, (size_t)model->adapter_count * sizeof(float));
+}
+
+Status model_set(Model *model, float *which, const float *host) {
+    return model->options.backend->upload(model->device, which, host, (size_t)model->adapter_count * sizeof(float));
+}
+
+Status model_zero_gradient(Model *model) {
+    return model->options.backend->zero(model->device, model->gradient, (size_t)model->adapter_count * sizeof(float));
+}
+
+Status model_adapter_changed(Model *model) {
+    if (model->state->work == model->adapter) return STATUS_OK;
+    return model->options.backend->cast(model->device, model->adapter, model->state->work,
+                                        (size_t)model->adapter_count);
+}
+
+Status model_init_adapter(Model *model, uint64_t seed) {
+    float *host = NULL;
+    TRY(MEMORY_ALLOC(host, model->adapter_count, "the first adapter"));
+    for (int32_t i = 0; i < model->tensor_count; i++) {
+        const AdapterTensor *tensor = &model->tensors[i];
+        if (strstr(tensor->name, ".lora_A.") == NULL) continue; // B starts at zero
+        Rng rng = rng_make(seed, RNG_LORA_INIT, (uint32_t)i);
+        double bound = 1 / sqrt(tensor->cols);
+        for (int64_t j = 0; j < (int64_t)tensor->rows * tensor->cols; j++)
+            host[tensor->offset + j] = (float)(bound * (2 * rng_uniform(&rng) - 1));
+    }
+    Status status = model_set(model, model->adapter, host);
+    free(host);
+    TRY(status);
+    return model_adapter_changed(model);
+}
+
+// --- open and close -------------------------------------------------------------------------------------------------
+
+Status model_open(Model *model, const char *model_dir, const ModelOptions *options, Comm *comm) {
+    *model = (Model){.options = *options, .device = options->opened};
+    TRY(MEMORY_ALLOC(model->state, 1, "the model"));
+    TRY(model_config_read(&model->config, model_dir));
+    if (options->max_positions > model->config.max_position)
+        return error_set(STATUS_USAGE,
+                         "sequences of %d tokens are longer than the model's max_position_embeddings %d; lower "
+                         "data.max_length",
+                         options->max_positions, model->config.max_position);
+    if (model->device == NULL) TRY(options->backend->open(&options->device, &model->device));
+    TRY(load_weights(model, model_dir, comm));
+    TRY(make_rope(model));
+    return make_adapters(model);
+}
+
+void model_close(Model *model) {
+    struct ModelState *state = model->state;
+    if (state == NULL) return;
+    if (model->device != NULL) {
+        const Backend *backend = model->options.backend;
+        model_decode_close(model);
+        void *owned[] = {
+            model->adapter, model->gradient, model->adam_m,      model->adam_v,
+            state->cos,     state->sin,      state->activations, state->work == model->adapter ? NULL : state->work};
+        for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) backend->release(model->device, owned[i]);
+        backend->close(model->device);
+    }
+    tensor_files_close(state->files);
+    free(state->layers);
+    free(state->groups);
+    free(state->queries);
+    free(state);
+    free(model->tensors);
+    *model = (Model){0};
+}
+
+// --- forward --------------------------------------------------------------------------------------------------------
+
+// What the rows of one run through the layers are. Rows [from, n) are what the last layer answers for: its queries,
+// output and MLP, the final norm and the head.
+typedef struct Run {
+    int32_t n, from;
+    int64_t slot_rows; // rows from one layer's slot to the next; 0: every layer uses the first
+    bool adapters;
+    Dropout dropout;
+    Attention attention, last_attention; // of all layers but the last, and of the last
+    const int32_t *place;                // decoding: cache row of each row's key and value; else NULL
+} Run;
+
+static void *kept(const Model *model, const Run *run, int kind, int layer) {
+    const Slab *slab = &model->state->buffers.kept[kind];
+    bool per_layer = kind == KEPT_X || !model->options.recompute;
+    return slab->base + (per_layer ? (size_t)(layer * run->slot_rows) * slab->row_bytes : 0);
+}
+
+static void *one(const Model *model, int kind) {
+    return model->state->buffers.one[kind].base;
+}
+
+static Status linear(Model *model, int layer, int target, const void *x, void *y, int32_t n) {
+    return model->options.backend->linear(model->device, &model->state->layers[layer].linear[target], x, y, n);
+}
+
+static Status linear_backward(Model *model, int layer, int target, const void *dy, void *dx, int32_t n,
+                              bool accumulate) {
+    return model->options.backend->linear_backward(model->device, &model->state->layers[layer].linear[target], dy, dx,
+                                                   n, accumulate);
+}
+
+static Dropout dropout_from(const Run *run, int32_t row) {
+    Dropout dropout = run->dropout;
+    if (dropout.p > 0) {
+        dropout.owner += row;
+        dropout.position += row;
+    }
+    return dropout;
+}
+
+// y[target] += LoRA of x, for the group's targets; rows [row, row + n) of the run.
+static Status lora(Model *model, const Run *run, int layer, int group, const void *x, void *h,
+                   void *const y[CONFIG_TARGETS_MAX], int32_t row, int32_t n) {
+    const Group *g = &model->state->groups[layer][group];
+    if (!run->adapters || g->lora.count == 0) return STATUS_OK;
+    void *out[LORA_GROUP_MAX];
+    for (int i = 0; i < g->lora.count; i++) out[i] = y[g->target[i]];
+    Dropout dropout = dropout_from(run, row);
+    return model->options.backend->lora(model->device, &g->lora, &dropout, x, h, out, n);
+}
+
+static Status lora_backward(Model *model, const Run *run, int layer, int group, const void *x, const void *h,
+                            const void *const dy[CONFIG_TARGETS_MAX], void *dx, int32_t row, int32_t n) {
+    const Group *g = &model->state->groups[layer][group];
+    if (g->lora.count == 0) return STATUS_OK;
+    const void *in[LORA_GROUP_MAX];
+    for (int i = 0; i < g->lora.count; i++) in[i] = dy[g->target[i]];
+    Dropout dropout = dropout_from(run, row);
+    return model->options.backend->lora_backward(model->device, &g->lora, &dropout, x, h, in, dx, n);
+}
+
+// From the layer's input (KEPT_X) and its norm (ONE_NORM) to ONE_DELTA, which the next norm adds to KEPT_X2.
+static Status layer_forward(Model *model, const Run *run, int l) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    struct ModelState *state = model->state;
+    Device *device = model->device;
+    const size_t row_bytes = state->buffers.kept[KEPT_X].row_bytes;
+    const bool last = l == c->layers - 1;
+    const int32_t n = run->n, from = last ? run->from : 0, m = n - from, kv_dim = c->kv_heads * c->head_dim;
+    const int32_t *position = one(model, ONE_POSITION);
+    void *norm = one(model, ONE_NORM), *norm_from = at(norm, from, row_bytes), *delta = one(model, ONE_DELTA);
+    void *q = kept(model, run, KEPT_Q, l), *k = kept(model, run, KEPT_K, l), *v = kept(model, run, KEPT_V, l);
+    void *x = kept(model, run, KEPT_X, l), *x2 = kept(model, run, KEPT_X2, l), *att = kept(model, run, KEPT_ATT, l);
+    void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *act = one(model, ONE_ACT);
+    void *const y[CONFIG_TARGETS_MAX] = {q, k, v, delta, gate, up, delta};
+
+    TRY(linear(model, l, K, norm, k, n));
+    TRY(linear(model, l, V, norm, v, n));
+    if (last) {
+        TRY(lora(model, run, l, GROUP_KV, norm, kept(model, run, KEPT_H_QKV, l), y, 0, n));
+        TRY(linear(model, l, Q, norm_from, q, m));
+        TRY(lora(model, run, l, GROUP_Q, norm_from, one(model, ONE_H_Q), y, from, m));
+    } else {
+        TRY(linear(model, l, Q, norm, q, n));
+        TRY(lora(model, run, l, GROUP_QKV, norm, kept(model, run, KEPT_H_QKV, l), y, 0, n));
+    }
+    TRY(backend->rope(device, k, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, 1));
+    TRY(backend->rope(device, q, position + from, state->cos, state->sin, m, c->heads, c->head_dim, 1));
+    if (run->place != NULL) {
+        const size_t layer_bytes = (size_t)state->cache_rows * state->buffers.kept[KEPT_K].row_bytes;
+        char *cache_k = state->cache_k + (size_t)l * layer_bytes, *cache_v = state->cache_v + (size_t)l * layer_bytes;
+        TRY(backend->scatter_rows(device, k, run->place, cache_k, n, kv_dim));
+        TRY(backend->scatter_rows(device, v, run->place, cache_v, n, kv_dim));
+        k = cache_k;
+        v = cache_v;
+    }
+    if (m == 0) return STATUS_OK; // only keys and values were wanted
+    TRY(backend->attention(device, last ? &run->last_attention : &run->attention, q, k, v, att,
+                           kept(model, run, KEPT_LSE, l)));
+    TRY(linear(model, l, O, att, delta, m));
+    TRY(lora(model, run, l, GROUP_O, att, kept(model, run, KEPT_H_O, l), y, from, m));
+    TRY(backend->rmsnorm(device, at(x, from, row_bytes), delta, state->layers[l].post_norm, c->rms_norm_eps, x2, norm,
+                         kept(model, run, KEPT_RSTD2, l), m, c->hidden));
+    TRY(linear(model, l, GATE, norm, gate, m));
+    TRY(linear(model, l, UP, norm, up, m));
+    TRY(lora(model, run, l, GROUP_GATE_UP, norm, kept(model, run, KEPT_H_GATE_UP, l), y, from, m));
+    TRY(backend->swiglu(device, gate, up, act, (size_t)m * (size_t)c->intermediate));
+    TRY(linear(model, l, DOWN, act, delta, m));
+    return lora(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), y, from, m);
+}
+
+// All layers: tokens to the final norm (ONE_NORM) of rows [from, n).
+static Status layers_forward(Model *model, const Run *run) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    struct ModelState *state = model->state;
+    void *norm = one(model, ONE_NORM), *delta = one(model, ONE_DELTA);
+    TRY(backend->embed(model->device, one(model, ONE_TOKEN), state->embedding, kept(model, run, KEPT_X, 0), run->n,
+                       c->hidden));
+    for (int l = 0; l < c->layers; l++) {
+        void *x = kept(model, run, KEPT_X, l), *rstd = kept(model, run, KEPT_RSTD1, l);
+        TRY(backend->rmsnorm(model->device, l == 0 ? x : kept(model, run, KEPT_X2, l - 1), l == 0 ? NULL : delta,
+                             state->layers[l].input_norm, c->rms_norm_eps, x, norm, rstd, run->n, c->hidden));
+        TRY(layer_forward(model, run, l));
+    }
+    if (run->from == run->n) return STATUS_OK;
+    return backend->rmsnorm(model->device, kept(model, run, KEPT_X2, c->layers - 1), delta, state->final_norm,
+                            c->rms_norm_eps, one(model, ONE_XF), norm, one(model, ONE_RSTDF), run->n - run->from,
+                            c->hidden);
+}
+
+// Queries of the batch's first `segments` segments (all rows), and of those among them that are scored (rows counted
+// from the end of the prefixes).
+static Status make_queries(Model *model, const MicroBatch *batch, int32_t segments, Run *run) {
+    struct ModelState *state = model->state;
+    if (2 * segments > state->query_capacity) {
+        free(state->queries);
+        state->query_capacity = 0;
+        TRY(MEMORY_ALLOC(state->queries, 4 * segments, "queries"));
+        state->query_capacity = 4 * segments;
+    }
+    QueryRange *queries = state->queries, *scored = queries + segments;
+    const int32_t scored_count = segments - batch->prefix_segments;
+    for (int32_t i = 0; i < segments; i++)
+        queries[i] = (QueryRange){i, 0, batch->segment[i].length, batch->segment[i].first};
+    for (int32_t i = 0; i < scored_count; i++) {
+        scored[i] = queries[batch->prefix_segments + i];
+        scored[i].row -= batch->n_prefix;
+    }
+    const ModelConfig *c = &model->config;
+    run->attention = (Attention){.heads = c->heads,
+                                 .kv_heads = c->kv_heads,
+                                 .head_dim = c->head_dim,
+                                 .scale = 1 / sqrtf((float)c->head_dim),
+                                 .segments = batch->segment,
+                                 .queries = queries,
+                                 .segment_count = segments,
+                                 .query_count = segments};
+    run->last_attention = run->attention;
+    run->last_attention.queries = scored;
+    run->last_attention.query_count = scored_count;
+    return STATUS_OK;
+}
+
+// The rows that forward (all regions) or backward (the first two) run over.
+static Status prepare(Model *model, const MicroBatch *batch, const Pass *pass, bool backward, Run *out) {
+    *out = (Run){.n = backward ? batch->n_grad : batch->n_total,
+                 .from = batch->n_prefix,
+                 .adapters = pass->adapters,
+                 .slot_rows = pass->keep ? round_up(batch->n_grad, SLOT_ROWS_MULTIPLE) : 0};
+    if (pass->dropout && pass->adapters)
+        out->dropout = (Dropout){.p = (float)model->options.lora_dropout,
+                                 .key = pass->dropout_key,
+                                 .owner = one(model, ONE_OWNER),
+                                 .position = one(model, ONE_POSITION)};
+    return make_queries(model, batch, backward ? batch->grad_segments : batch->segment_count, out);
+}
+
+Status model_forward(Model *model, const MicroBatch *batch, const Pass *pass, const TokenScores *out) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    struct ModelState *state = model->state;
+    Device *device = model->device;
+    const size_t n = (size_t)batch->n_total, scored = n - (size_t)batch->n_prefix;
+    if (scored == 0) return STATUS_OK;
+    TRY(model_reserve(model, pass->keep ? batch->n_grad : 0, batch->n_total));
+    TRY(backend->upload(device, one(model, ONE_TOKEN), batch->token, n * sizeof(int32_t)));
+    TRY(backend->upload(device, one(model, ONE_POSITION), batch->position, n * sizeof(int32_t)));
+    TRY(backend->upload(device, one(model, ONE_OWNER), batch->owner, n * sizeof(int32_t)));
+    TRY(backend->upload(device, one(model, ONE_TARGET), batch->target, scored * sizeof(int32_t)));
+    Run run;
+    TRY(prepare(model, batch, pass, false, &run));
+    TRY(layers_forward(model, &run));
+    const int32_t n_y = pass->keep ? batch->n_grad - batch->n_prefix : 0;
+    TRY(backend->head(device, state->head, one(model, ONE_NORM), one(model, ONE_TARGET), one(model, ONE_LOGP),
+                      one(model, ONE_ENTROPY), one(model, ONE_MEAN), one(model, ONE_UNIT), (int32_t)scored, n_y,
+                      c->hidden, c->vocab));
+    TRY(backend->download(device, out->logp, one(model, ONE_LOGP), scored * sizeof(float)));
+    TRY(backend->download(device, out->entropy, one(model, ONE_ENTROPY), scored * sizeof(float)));
+    return backend->download(device, out->mean_logit, one(model, ONE_MEAN), scored * sizeof(float));
+}
+
+// --- backward -------------------------------------------------------------------------------------------------------
+
+static bool has_lora(const Model *model, int layer, int group) {
+    return model->state->groups[layer][group].lora.count > 0;
+}
+
+// ONE_DRES: from the gradient at the layer's output to the one at its input.
+static Status layer_backward(Model *model, const Run *run, int l) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    struct ModelState *state = model->state;
+    Device *device = model->device;
+    const Layer *layer = &state->layers[l];
+    const size_t row_bytes = state->buffers.kept[KEPT_X].row_bytes;
+    const bool last = l == c->layers - 1;
+    const int32_t n = run->n, from = last ? run->from : 0, m = n - from;
+    const int32_t *position = one(model, ONE_POSITION);
+    void *norm = one(model, ONE_NORM), *act = one(model, ONE_ACT), *dact = one(model, ONE_DACT);
+    void *dres = one(model, ONE_DRES), *dout = at(dres, from, row_bytes), *dnorm = one(model, ONE_DNORM);
+    void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *x = kept(model, run, KEPT_X, l);
+    void *x2 = kept(model, run, KEPT_X2, l), *att = kept(model, run, KEPT_ATT, l), *datt = one(model, ONE_DATT);
+    void *dq = one(model, ONE_DQ), *dk = one(model, ONE_DK), *dv = one(model, ONE_DV);
+    float *rstd1 = kept(model, run, KEPT_RSTD1, l), *rstd2 = kept(model, run, KEPT_RSTD2, l);
+    const size_t wide = (size_t)m * (size_t)c->intermediate;
+    // gate and up are overwritten by their gradients: nothing needs them after.
+    const void *const dy[CONFIG_TARGETS_MAX] = {dq, dk, dv, dout, gate, up, dout};
+
+    // MLP
+    TRY(linear_backward(model, l, DOWN, dout, dact, m, false));
+    if (has_lora(model, l, GROUP_DOWN)) {
+        TRY(backend->swiglu(device, gate, up, act, wide));
+        TRY(lora_backward(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), dy, dact, from, m));
+    }
+    TRY(backend->swiglu_backward(device, gate, up, dact, gate, up, wide));
+    TRY(linear_backward(model, l, GATE, gate, dnorm, m, false));
+    TRY(linear_backward(model, l, UP, up, dnorm, m, true));
+    if (has_lora(model, l, GROUP_GATE_UP)) {
+        TRY(backend->rmsnorm(device, x2, NULL, layer->post_norm, c->rms_norm_eps, x2, norm, rstd2, m, c->hidden));
+        TRY(lora_backward(model, run, l, GROUP_GATE_UP, norm, kept(model, run, KEPT_H_GATE_UP, l), dy, dnorm, from, m));
+    }
+    TRY(backend->rmsnorm_backward(device, dnorm, x2, layer->post_norm, rstd2, dout, m, c->hidden));
+
+    // Attention
+    TRY(linear_backward(model, l, O, dout, datt, m, false));
+    TRY(lora_backward(model, run, l, GROUP_O, att, kept(model, run, KEPT_H_O, l), dy, datt, from, m));
+    TRY(backend->attention_backward(device, last ? &run->last_attention : &run->attention, kept(model, run, KEPT_Q, l),
+                                    kept(model, run, KEPT_K, l), kept(model, run, KEPT_V, l), att,
+                                    kept(model, run, KEPT_LSE, l), datt, dq, dk, dv, n));
+    TRY(backend->rope(device, dq, position + from, state->cos, state->sin, m, c->heads, c->head_dim, -1));
+    TRY(backend->rope(device, dk, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, -1));
+    void *dx = l > 0 ? dnorm : NULL; // below the first layer nothing is trained
+    if (dx != NULL) {
+        TRY(linear_backward(model, l, K, dk, dnorm, n, false));
+        TRY(linear_backward(model, l, V, dv, dnorm, n, true));
+        TRY(linear_backward(model, l, Q, dq, at(dnorm, from, row_bytes), m, true));
+    }
+    if (has_lora(model, l, GROUP_QKV)) {
+        void *h = kept(model, run, KEPT_H_QKV, l);
+        TRY(backend->rmsnorm(device, x, NULL, layer->input_norm, c->rms_norm_eps, x, norm, rstd1, n, c->hidden));
+        if (last) {
+            TRY(lora_backward(model, run, l, GROUP_KV, norm, h, dy, dx, 0, n));
+            TRY(lora_backward(model, run, l, GROUP_Q, at(norm, from, row_bytes), one(model, ONE_H_Q), dy,
+                              dx == NULL ? NULL : at(dx, from, row_bytes), from, m));
+        } else {
+            TRY(lora_backward(model, run, l, GROUP_QKV, norm, h, dy, dx, 0, n));
+        }
+    }
+    if (dx == NULL) return STATUS_OK;
+    return backend->rmsnorm_backward(device, dnorm, x, layer->input_norm, rstd1, dres, n, c->hidden);
+}
+
+// train.recompute = "layer": the layer's activations again, from its kept input.
+static Status layer_again(Model *model, const Run *run, int l) {
+    void *x = kept(model, run, KEPT_X, l);
+    TRY(model->options.backend->rmsnorm(model->device, x, NULL, model->state->layers[l].input_norm,
+                                        model->config.rms_norm_eps, x, one(model, ONE_NORM),
+                                        kept(model, run, KEPT_RSTD1, l), run->n, model->config.hidden));
+    return layer_forward(model, run, l);
+}
+
+Status model_backward(Model *model, const MicroBatch *batch, const Pass *pass, const float *dlogp) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    Device *device = model->device;
+    const int32_t n_y = batch->n_grad - batch->n_prefix;
+    if (n_y == 0) return STATUS_OK;
+    Run run;
+    TRY(prepare(model, batch, pass, true, &run));
+    const size_t row_bytes = model->state->buffers.kept[KEPT_X].row_bytes;
+    void *dres = one(model, ONE_DRES), *dnorm = one(model, ONE_DNORM);
+    TRY(backend->upload(device, one(model, ONE_FACTOR), dlogp, (size_t)n_y * sizeof(float)));
+    TRY(backend->scale_rows(device, one(model, ONE_UNIT), one(model, ONE_FACTOR), dnorm, n_y, c->hidden));
+    TRY(backend->zero(device, dres, (size_t)batch->n_grad * row_bytes));
+    TRY(backend->rmsnorm_backward(device, dnorm, one(model, ONE_XF), model->state->final_norm, one(model, ONE_RSTDF),
+                                  at(dres, batch->n_prefix, row_bytes), n_y, c->hidden));
+    for (int l = c->layers - 1; l >= 0; l--) {
+        if (model->options.recompute) TRY(layer_again(model, &run, l));
+        TRY(layer_backward(model, &run, l));
+    }
+    return STATUS_OK;
+}
+
+// --- decoding -------------------------------------------------------------------------------------------------------
+
+Status model_decode_open(Model *model, int32_t capacity, int32_t max_rows) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    struct ModelState *state = model->state;
+    model_decode_close(model);
+    const size_t bytes = (size_t)c->layers * (size_t)capacity * (size_t)c->kv_heads * (size_t)c->head_dim *
+                         dtype_size(model->options.device.dtype);
+    TRY(backend->alloc(model->device, bytes, "key/value cache", (void **)&state->cache_k));
+    TRY(backend->alloc(model->device, bytes, "key/value cache", (void **)&state->cache_v));
+    TRY(backend->alloc(model->device, (size_t)max_rows * (size_t)c->vocab * sizeof(float), "logits",
+                       (void **)&state->logits));
+    state->cache_rows = capacity;
+    return STATUS_OK;
+}
+
+void model_decode_close(Model *model) {
+    struct ModelState *state = model->state;
+    void *owned[] = {state->cache_k, state->cache_v, state->logits};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) model->options.backend->release(model->device, owned[i]);
+    state->cache_k = state->cache_v = NULL;
+    state->logits = NULL;
+}
+
+Status model_decode_copy(Model *model, int32_t from, int32_t to, int32_t count) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    struct ModelState *state = model->state;
+    const int32_t kv_dim = c->kv_heads * c->head_dim;
+    const size_t row_bytes = (size_t)kv_dim * dtype_size(model->options.device.dtype);
+    int32_t *place = NULL;
+    TRY(model_reserve(model, 0, count));
+    TRY(MEMORY_ALLOC(place, count, "places in the cache"));
+    for (int32_t i = 0; i < count; i++) place[i] = to + i;
+    Status status = backend->upload(model->device, one(model, ONE_TARGET), place, (size_t)count * sizeof *place);
+    for (int l = 0; l < c->layers; l++) {
+        const size_t layer = (size_t)l * (size_t)state->cache_rows * row_bytes;
+        char *caches[] = {state->cache_k + layer, state->cache_v + layer};
+        for (int i = 0; i < 2 && status == STATUS_OK; i++)
+            status = backend->scatter_rows(model->device, at(caches[i], from, row_bytes), one(model, ONE_TARGET),
+                                           caches[i], count, kv_dim);
+    }
+    free(place);
+    return status;
+}
+
+Status model_decode(Model *model, const int32_t *tokens, const int32_t *position, const int32_t *place, int32_t n,
+                    const Segment *segments, int32_t segment_count, const QueryRange *queries, int32_t query_count,
+                    bool adapters, float *logits) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    Device *device = model->device;
+    const size_t rows = (size_t)n;
+    TRY(model_reserve(model, 0, n));
+    TRY(backend->upload(device, one(model, ONE_TOKEN), tokens, rows * sizeof *tokens));
+    TRY(backend->upload(device, one(model, ONE_POSITION), position, rows * sizeof *position));
+    TRY(backend->upload(device, one(model, ONE_TARGET), place, rows * sizeof *place));
+    Run run = {.n = n, .from = logits == NULL ? n : 0, .adapters = adapters, .place = one(model, ONE_TARGET)};
+    run.attention = (Attention){.heads = c->heads,
+                                .kv_heads = c->kv_heads,
+                                .head_dim = c->head_dim,
+                                .scale = 1 / sqrtf((float)c->head_dim),
+                                .segments = segments,
+                                .queries = queries,
+                                .segment_count = segment_count,
+                                .query_count = query_count};
+    run.last_attention = run.attention;
+    TRY(layers_forward(model, &run));
+    if (logits == NULL) return STATUS_OK;
+    TRY(backend->head_logits(device, model->state->head, one(model, ONE_NORM), model->state->logits, n, c->hidden,
+                             c->vocab));
+    return backend->download(device, logits, model->state->logits, rows * (size_t)c->vocab * sizeof(float));
+}

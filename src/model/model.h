@@ -1,0 +1,105 @@
+// A Llama with LoRA adapters on one device: forward and backward over micro-batches, and decoding. Written once for all
+// devices: it calls only the op table (kernels/backend.h). Architecture as transformers' LlamaForCausalLM.
+#pragma once
+#include "io/checkpoint.h"
+#include "io/config.h"
+#include "io/model_config.h"
+#include "io/safetensors.h"
+#include "src/data/batch.h"
+
+struct Comm;
+
+typedef struct ModelOptions {
+    const Backend *backend;
+    DeviceOptions device;
+    Device *opened; // the device, open already and from then on the model's; NULL: model_open opens one
+    int32_t lora_r; // 0: no adapters at all
+    double lora_alpha, lora_dropout;
+    bool lora_target[CONFIG_TARGETS_MAX];
+    bool recompute;        // keep only each layer's input and compute the rest again in backward
+    bool paged_moments;    // Adam's moments in memory that the device may page to the host
+    int32_t max_positions; // of the longest sequence that will come
+} ModelOptions;
+
+// The table that cuts the flat vectors: layer by layer, group by group; in a group first all A, one after the other as
+// the ops want them, then all B.
+typedef struct AdapterTable {
+    AdapterTensor *tensors; // [tensor_count]
+    int32_t tensor_count;
+    int64_t count; // elements of a vector
+} AdapterTable;
+// That of a model of this configuration; needs no open model. The caller frees out->tensors.
+Status model_adapter_table(const ModelConfig *config, int32_t r, const bool *targets, AdapterTable *out);
+
+// Device bytes by lifetime.
+typedef struct ModelMemory {
+    size_t weights, adapters, activations, scratch;
+} ModelMemory;
+
+typedef struct Model {
+    ModelConfig config;
+    ModelOptions options;
+    uint64_t hash; // of the base weights, as this rank reads them
+    Device *device;
+    int64_t adapter_count;                       // elements of each of the four vectors
+    float *adapter, *gradient, *adam_m, *adam_v; // device, fp32
+    AdapterTensor *tensors;                      // [tensor_count] cuts the vectors
+    int32_t tensor_count;
+    ModelMemory memory;
+    struct ModelState *state;
+} Model;
+
+// Maps the weights of `model_dir` (converted once a node where the file's dtype is another) and makes zeroed adapters.
+// STATUS_DATA for model files that do not fit. Collective over the node's ranks.
+Status model_open(Model *model, const char *model_dir, const ModelOptions *options, struct Comm *comm);
+void model_close(Model *model);
+
+// A fresh adapter: A uniform in +-1/sqrt(in) (PEFT's kaiming_uniform with a = sqrt(5)), B zero.
+Status model_init_adapter(Model *model, uint64_t seed);
+// Between the flat vectors and host memory; `which` is one of the model's four vectors.
+Status model_get(Model *model, const float *which, float *host);
+Status model_set(Model *model, float *which, const float *host);
+// To be called after the adapter vector changed: refreshes the working copies in the device's dtype.
+Status model_adapter_changed(Model *model);
+
+// Makes room for micro-batches up to this many tokens in the first two regions and in all. To be called between steps.
+Status model_reserve(Model *model, int64_t keep_tokens, int64_t all_tokens);
+// Bytes of activations that model_reserve(keep, all) takes, from the configuration alone.
+size_t model_activation_bytes(const ModelConfig *config, const ModelOptions *options, int64_t keep_tokens,
+                              int64_t all_tokens);
+// Bytes of scratch that the device's ops take beside them for `tokens` tokens; needs no open model.
+size_t model_scratch_bytes(const ModelConfig *config, const ModelOptions *options, int64_t tokens);
+// The same for weights of this configuration, in the working dtype.
+size_t model_weight_bytes(const ModelConfig *config, DType dtype);
+
+typedef struct Pass {
+    bool adapters;        // off: the reference model
+    bool keep;            // keep what model_backward needs
+    bool dropout;         // lora_dropout applies: in training, not in evaluation
+    uint64_t dropout_key; // made of seed and step
+} Pass;
+
+// Per scored token (the scored regions of `batch`, in order), host, fp32: log-prob of the target, entropy (nats) and
+// mean logit of the next-token distribution.
+typedef struct TokenScores {
+    float *logp, *entropy, *mean_logit; // [n_total - n_prefix]
+} TokenScores;
+
+Status model_forward(Model *model, const MicroBatch *batch, const Pass *pass, const TokenScores *out);
+// Adds the adapter gradient of sum_t dlogp[t] * logp[t] to model->gradient; t over the y region (host, fp32). The last
+// model_forward must have been of this batch, with keep.
+Status model_backward(Model *model, const MicroBatch *batch, const Pass *pass, const float *dlogp);
+Status model_zero_gradient(Model *model);
+
+// --- decoding -------------------------------------------------------------------------------------------------------
+
+// A key/value cache of `capacity` token rows per layer. One at a time.
+Status model_decode_open(Model *model, int32_t capacity, int32_t max_rows);
+void model_decode_close(Model *model);
+// Copies `count` rows of the cache, all layers, from row `from` on to row `to` on; they do not overlap.
+Status model_decode_copy(Model *model, int32_t from, int32_t to, int32_t count);
+// Runs `n` tokens: row i is tokens[i] at position[i]; its keys and values go to cache row place[i]; query i sees
+// queries[] over segments[] of the cache. logits host fp32[n, vocab], or NULL to fill the cache only.
+Status model_decode(Model *model, const int32_t *tokens, const int32_t *position, const int32_t *place, int32_t n,
+                    const Segment *segments, int32_t segment_count, const QueryRange *queries, int32_t query_count,
+                    bool adapters, float *logits);
