@@ -10,7 +10,6 @@ typedef struct Comm {
     int node_rank, node_size; // ranks that share this machine's memory
     double timeout_seconds;   // of every wait
     double wait_seconds;      // spent in waits since the caller last zeroed it
-    bool agreed_failure;      // the last comm_agree was of a failure: every rank has the same status and text
     struct CommState *state;
 } Comm;
 
@@ -29,18 +28,26 @@ _Noreturn void comm_abort(Comm *comm, int exit_code);
 
 Status comm_wait(Comm *comm, CommRequest *request); // STATUS_FAILED after timeout_seconds, as comm_missing says it
 
+// Every collective takes `what` the ranks are to reach by it, as a message names it ("the exchange of records"); the
+// text must live until the wait.
+
 // values[count] summed over the ranks, in place, on all of them. Same bits on every rank and from run to run.
-Status comm_sum_start(Comm *comm, float *values, size_t count, CommRequest *out);
-// Every rank gives counts[rank] doubles at mine (counts are known to all); `all` gets them in rank order.
-Status comm_gather_start(Comm *comm, const double *mine, double *all, const int *counts, CommRequest *out);
-Status comm_broadcast_start(Comm *comm, void *bytes, size_t size, int root, CommRequest *out);
-// Shorthands that start and wait.
-Status comm_broadcast(Comm *comm, void *bytes, size_t size, int root);
-Status comm_gather(Comm *comm, const double *mine, double *all, const int *counts);
-Status comm_barrier(Comm *comm);
+Status comm_sum_start(Comm *comm, const char *what, float *values, size_t count, CommRequest *out);
+// Every rank gives bytes[rank] bytes at mine (bytes[size] is the same on all); `all` gets them in rank order.
+Status comm_gather_start(Comm *comm, const char *what, const void *mine, const size_t *bytes, void *all,
+                         CommRequest *out);
+// Those below start and wait.
+Status comm_gather(Comm *comm, const char *what, const void *mine, const size_t *bytes, void *all);
+// values[count] of every rank, in rank order, into all[size * count].
+Status comm_gather_int64(Comm *comm, const char *what, const int64_t *mine, int count, int64_t *all);
+// Each of values[count] becomes the largest of all ranks.
+Status comm_max(Comm *comm, const char *what, int64_t *values, int count);
+Status comm_broadcast(Comm *comm, const char *what, void *bytes, size_t size, int root);
+Status comm_barrier(Comm *comm, const char *what);
 
 // All ranks give the status of what they just did; all get the worst, and the error text of the lowest rank that had
-// it, so that rank 0 can print it. The meeting point after work that can fail on one rank alone.
+// it, so that rank 0 can print it: a failure is then shared (src/base/status.h). The meeting point after work that can
+// fail on one rank alone.
 Status comm_agree(Comm *comm, Status mine);
 
 // For collectives that another library makes (device_comm.h). Every rank arrives before each one, in the same order,
@@ -55,6 +62,6 @@ Status comm_missing(Comm *comm, const char *what);
 // `bytes` of zeroed memory that the ranks of this node share, at *out on each (addresses may differ). The node's ranks
 // call it together with the same size. Lives until comm_close.
 Status comm_node_alloc(Comm *comm, size_t bytes, const char *what, void **out);
-Status comm_node_barrier(Comm *comm);
-// values[count] of every rank of the node, in node-rank order, into all[node_size * count].
-Status comm_node_gather(Comm *comm, const int64_t *values, int count, int64_t *all);
+Status comm_node_barrier(Comm *comm, const char *what);
+// comm_gather_int64 among the ranks of the node, in node-rank order, into all[node_size * count].
+Status comm_node_gather(Comm *comm, const char *what, const int64_t *mine, int count, int64_t *all);

@@ -1,5 +1,6 @@
 // The waiting side of device_comm.h: time limits, the account of waits, and an end that cannot hang.
 #include "comm/device_comm.h"
+
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
@@ -78,7 +79,7 @@ Status device_comm_open(Comm *comm, const DeviceCommLibrary *library, int device
     *out = NULL;
     DeviceCommId id = {.bytes = {0}};
     TRY(comm_agree(comm, comm->rank == 0 ? library->make_id(&id) : STATUS_OK));
-    TRY(comm_broadcast(comm, &id, sizeof id, 0));
+    TRY(comm_broadcast(comm, "the name of the GPUs' communicator", &id, sizeof id, 0));
     DeviceComm *device_comm;
     TRY(MEMORY_ALLOC(device_comm, 1, "communication"));
     device_comm->comm = comm;

@@ -5,13 +5,10 @@
 // thread has these signals blocked but one, which takes them and computes nothing.
 #include "comm/stop.h"
 
-#include "src/base/memory.h"
-
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdlib.h>
 
 static atomic_bool requested;
 static sigset_t signals;
@@ -50,16 +47,11 @@ bool stop_requested(void) {
 }
 
 Status stop_agree(Comm *comm, unsigned mine, unsigned *all) {
-    const double said = mine | (requested ? SAY_STOP : 0);
-    double *heard = NULL;
-    int *counts = NULL;
-    TRY(MEMORY_ALLOC(heard, comm->size, "the ranks' flags"));
-    Status status = MEMORY_ALLOC(counts, comm->size, "the ranks' flags");
-    for (int r = 0; r < comm->size && status == STATUS_OK; r++) counts[r] = 1;
-    if (status == STATUS_OK) status = comm_gather(comm, &said, heard, counts);
+    const unsigned said = mine | (requested ? SAY_STOP : 0);
+    int64_t flag[SAY_FLAGS];
+    for (int i = 0; i < SAY_FLAGS; i++) flag[i] = said >> i & 1;
+    TRY(comm_max(comm, "the vote on stopping and saving", flag, SAY_FLAGS));
     *all = 0;
-    for (int r = 0; r < comm->size && status == STATUS_OK; r++) *all |= (unsigned)heard[r];
-    free(heard);
-    free(counts);
-    return status;
+    for (int i = 0; i < SAY_FLAGS; i++) *all |= (unsigned)flag[i] << i;
+    return STATUS_OK;
 }

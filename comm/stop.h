@@ -13,7 +13,7 @@ bool stop_requested(void);
 #define BATCHES_PER_AGREEMENT 4 // evaluation and the reference notice a request after so many
 
 // What a rank has to say when the ranks meet.
-enum { SAY_STOP = 1, SAY_SAVE = 2 };
+enum { SAY_STOP = 1, SAY_SAVE = 2, SAY_FLAGS = 2 }; // two bits
 
 // *all gets the flags of all ranks, or-ed: `mine` of each, and SAY_STOP of one that was asked to stop. A collective.
 Status stop_agree(Comm *comm, unsigned mine, unsigned *all);

@@ -1,6 +1,7 @@
 // Each chart is a canvas of cells that hold braille dots (two by four pixels), or one character each in plain style. A
 // line's values are first averaged within a pixel's column, so that a noisy curve of many thousand steps stays a curve.
 #include "src/base/chart.h"
+
 #include "src/base/memory.h"
 
 #include <math.h>

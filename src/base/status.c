@@ -7,6 +7,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char text[ERROR_TEXT_MAX];
+static bool shared;
 
 // Messages quote names out of files: none may start a line of its own or steer the terminal.
 static void make_one_line(char *message) {
@@ -48,6 +49,17 @@ Status error_advise(Status status, const char *advice) {
     return status;
 }
 
+Status error_share(Status status) {
+    pthread_mutex_lock(&lock);
+    shared = status != STATUS_OK && status != STATUS_STOPPED;
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+bool error_is_shared(void) {
+    return shared;
+}
+
 const char *error_text(void) {
     return text;
 }
@@ -55,5 +67,6 @@ const char *error_text(void) {
 void error_clear(void) {
     pthread_mutex_lock(&lock);
     text[0] = '\0';
+    shared = false;
     pthread_mutex_unlock(&lock);
 }

@@ -28,6 +28,12 @@ Status error_at(Status status, const char *path, unsigned line);
 // Puts "; ADVICE" behind the stored message; for callers that know what to do about it. Returns `status`.
 Status error_advise(Status status, const char *advice);
 
+// Marks the stored message as one that every rank of the job has (comm_agree did it), and whether it is: then rank 0
+// alone says it, and no rank waits for another. error_clear() takes the mark away. error_share returns `status`, and
+// marks nothing where that is no failure.
+Status error_share(Status status);
+bool error_is_shared(void);
+
 // The stored message, "" if none. Stays valid until error_clear().
 const char *error_text(void);
 void error_clear(void);

@@ -1,15 +1,18 @@
 // `kto chat`: a person and the model of a run, in a terminal or through a pipe. Lines come from src/commands/line_input, prompts
 // are made by src/data/conversation, tokens by src/decode/generate; here is what commands mean and what is shown when.
-#include "src/setup/run.h"
+#include "src/commands/commands.h"
 
 #include "io/checkpoint.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
 #include "src/base/text.h"
+#include "src/commands/line_input.h"
+#include "src/commands/sampling.h"
 #include "src/data/conversation.h"
 #include "src/decode/generate.h"
-#include "src/commands/line_input.h"
 #include "src/decode/text_stream.h"
+#include "src/setup/run.h"
+#include "src/setup/tuned.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -417,7 +420,7 @@ static void describe(const Chat *chat, const char *from, const char *frame_from,
 static Status open_chat(Chat *chat, const char *source) {
     Run *run = &chat->run;
     char from[PATH_MAX], *why = NULL;
-    TRY(run_open_tuned(run, source, !chat->base, from));
+    TRY(tuned_open(run, source, !chat->base, from));
     const char *rows = run->config.data.train, *file = chat->prompt_template;
     TRY(prompt_frame_open(&chat->talk.frame, file, rows, run->chat != CHAT_NONE, &why));
     const int32_t positions = run->model.options.max_positions;

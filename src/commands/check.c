@@ -1,16 +1,14 @@
-// `kto check` and `kto reference`: what can be known or computed before training.
+// `kto check`: what can be known before training.
+#include "src/commands/commands.h"
+
+#include "src/base/log.h"
+#include "src/data/plan_walk.h"
+#include "src/model/roofline.h"
+#include "src/setup/describe.h"
+#include "src/setup/memory_plan.h"
 #include "src/setup/run.h"
 
-#include "io/files.h"
-#include "src/base/clock.h"
-#include "src/base/log.h"
-#include "src/base/memory.h"
-#include "src/model/roofline.h"
-#include "comm/stop.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <stddef.h>
 
 // What `kto check` knows of a run.
 typedef struct Estimate {
@@ -43,39 +41,30 @@ static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int
     sum->micro_batches++;
 }
 
+static Status add_tokens(void *argument, const BatchRow *rows, const BatchPlan *plan, const BatchOptions *options) {
+    RooflineTokens *sum = argument;
+    for (int32_t i = 0; i < plan->micro_count; i++)
+        add_micro_batch(sum, rows, plan->slot + plan->micro_first[i], plan->micro_first[i + 1] - plan->micro_first[i],
+                        options->share);
+    sum->two_pass |= plan->two_pass;
+    return STATUS_OK;
+}
+
 // The mean over batches and ranks.
 static Status measure_tokens(const Run *run, RooflineTokens *out) {
-    const Dataset *data = &run->train;
-    BatchRow *rows = NULL;
-    BatchPlan plan = {0};
-    TRY(MEMORY_ALLOC(rows, data->batch_size, "a batch"));
-    BatchOptions options = {.ranks = run->comm->size,
-                            .micro_batch_tokens = run->step.micro_batch_tokens,
-                            .share = run->step.share_prefixes};
-    Status status = STATUS_OK;
+    const BatchOptions options = step_batch_options(&run->step);
     *out = (RooflineTokens){0};
-    for (int32_t batch = 0; batch < data->batch_count && status == STATUS_OK; batch++) {
-        dataset_batch(data, batch, rows);
-        for (options.rank = 0; options.rank < options.ranks && status == STATUS_OK; options.rank++) {
-            status = batch_plan(rows, dataset_batch_rows(data, batch), &options, &plan);
-            for (int32_t i = 0; i < plan.micro_count && status == STATUS_OK; i++)
-                add_micro_batch(out, rows, plan.slot + plan.micro_first[i],
-                                plan.micro_first[i + 1] - plan.micro_first[i], options.share);
-            out->two_pass |= plan.two_pass;
-        }
-    }
-    batch_plan_free(&plan);
-    free(rows);
-    const double steps = (double)data->batch_count * run->comm->size;
+    TRY(plan_walk(&run->train, &options, 1, 0, options.ranks, add_tokens, out));
+    const double steps = (double)run->train.batch_count * options.ranks;
     double *means[] = {&out->prefix,      &out->policy,  &out->kl,           &out->prefix_keys,
                        &out->policy_keys, &out->kl_keys, &out->micro_batches};
     for (size_t i = 0; i < sizeof means / sizeof *means; i++) *means[i] /= steps;
-    return status;
+    return STATUS_OK;
 }
 
 static Status measure(Estimate *e) {
     e->size = (LayoutSize){0};
-    TRY(run_measure_layout(e->run, &e->run->train, 0, e->run->comm->size, &e->size));
+    TRY(memory_plan_measure(e->run, &e->run->train, 0, e->run->comm->size, &e->size));
     return measure_tokens(e->run, &e->tokens);
 }
 
@@ -112,13 +101,13 @@ static Status describe_device(Estimate *e, const RooflineDevice *device) {
     const double total = device->memory_gib * 0x1p30;
     const double weights = (double)model_weight_bytes(&e->model, e->options.device.dtype);
     const double adapters = (double)roofline_adapter_bytes(&e->model, &e->options);
-    const double room = total * RUN_MEMORY_SHARE - weights - adapters;
-    const int64_t largest = room > 0 ? run_largest_micro_batch(&e->model, &e->options, room) : 0;
+    const double room = total * MEMORY_PLAN_SHARE - weights - adapters;
+    const int64_t largest = room > 0 ? memory_plan_largest_micro_batch(&e->model, &e->options, room) : 0;
     if (largest > 0 && run->config.train.micro_batch_tokens == 0) {
         run->step.micro_batch_tokens = largest;
         TRY(measure(e));
     }
-    const double working = run_working_bytes(&e->model, &e->options, e->size.keep, e->size.all);
+    const double working = memory_plan_working_bytes(&e->model, &e->options, e->size.keep, e->size.all);
     const double activations = (double)model_activation_bytes(&e->model, &e->options, e->size.keep, e->size.all);
     log_info("%-8s %s: %.1f GiB, %g TFLOP/s in %s, %g GB/s (%s)", "device", device->title, device->memory_gib,
              e->options.device.dtype == DTYPE_BF16 ? device->bf16_tflops : device->fp32_tflops,
@@ -135,14 +124,14 @@ static Status describe_device(Estimate *e, const RooflineDevice *device) {
              run->config.train.micro_batch_tokens == 0 ? "would be " : "", (long long)run->step.micro_batch_tokens,
              (long long)e->size.all);
     const double used = weights + adapters + working;
-    if (used <= total * RUN_MEMORY_SHARE)
+    if (used <= total * MEMORY_PLAN_SHARE)
         log_info("%-8s fits: %.0f of the %.0f MiB that a run takes at most (%.0f %% of the device)", "", used / 0x1p20,
-                 total * RUN_MEMORY_SHARE / 0x1p20, RUN_MEMORY_SHARE * 100);
+                 total * MEMORY_PLAN_SHARE / 0x1p20, MEMORY_PLAN_SHARE * 100);
     else
         log_warning("does not fit: %.0f MiB of the %.0f MiB that a run takes at most; the largest "
                     "train.micro_batch_tokens is %lld, and no row may be longer (data.max_length); "
                     "train.recompute = \"layer\" needs less",
-                    used / 0x1p20, total * RUN_MEMORY_SHARE / 0x1p20, (long long)largest);
+                    used / 0x1p20, total * MEMORY_PLAN_SHARE / 0x1p20, (long long)largest);
     describe_time(e, device);
     return STATUS_OK;
 }
@@ -176,62 +165,16 @@ static Status run_check(Comm *comm, int argc, char **argv) {
     const RooflineDevice *device = NULL;
     TRY(comm_agree(comm, command_parse(&command_check, &argc, argv, &options)));
     if (options.device != NULL) TRY(comm_agree(comm, roofline_device(options.device, &device)));
-    TRY(comm_agree(comm, config_load(&run.config, argv[0], argc - 1, argv + 1)));
-    Status status = run_open(&run, RUN_ROWS);
+    TRY(run_begin(&run, argc, argv));
+    Status status = run_open(&run, RUN_ROWS, 0);
     if (status == STATUS_OK) status = comm_agree(comm, model_config_read(&estimate.model, run.config.model.path));
     if (status == STATUS_OK && comm->rank == 0) {
+        run.step.comm = comm; // what a batch's plan depends on
         run.step.micro_batch_tokens = run.config.train.micro_batch_tokens;
         run.step.share_prefixes = run.config.data.share_prefixes;
-        run_describe_rows(&run);
-        estimate.options = (ModelOptions){.device.dtype = run.config.model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32,
-                                          .lora_r = (int32_t)run.config.lora.r,
-                                          .recompute = run.config.train.recompute == 1};
-        memcpy(estimate.options.lora_target, run.config.lora.target, sizeof estimate.options.lora_target);
+        describe_rows(&run);
+        estimate.options = run_model_options(&run.config);
         status = describe_cost(&estimate, device);
-    }
-    run_close(&run);
-    return comm_agree(comm, status);
-}
-
-static Status fill(Run *run, const Dataset *dataset, Reference *reference, const char *name) {
-    StepTimes times = {0};
-    MetricsRow unused;
-    double last_save = clock_seconds();
-    for (int32_t batch = 0, done = 0; batch < dataset->batch_count; batch++) {
-        if (reference_has(reference, dataset, batch)) continue;
-        unsigned said = 0;
-        if (++done % BATCHES_PER_AGREEMENT == 0) TRY(stop_agree(run->comm, 0, &said));
-        if (said & SAY_STOP) {
-            TRY(comm_agree(run->comm, reference_save(reference, run->comm)));
-            log_info("%-8s on request before %s batch %d of %d; the same command goes on from there", "stopped", name,
-                     batch + 1, dataset->batch_count);
-            return STATUS_STOPPED;
-        }
-        TRY(step_run(&run->step, dataset, batch, STEP_REFERENCE, 0, reference, &unused, &times));
-        char line[128];
-        snprintf(line, sizeof line, "reference of %s: batch %d of %d", name, batch + 1, dataset->batch_count);
-        log_progress(line);
-        if (clock_seconds() - last_save < 60) continue; // a killed run keeps what it had
-        TRY(reference_save(reference, run->comm));
-        last_save = clock_seconds();
-    }
-    log_info("%s: %d %s in %s", name, dataset->count, dataset->pairs ? "pairs" : "rows", reference->path);
-    return reference_save(reference, run->comm);
-}
-
-static Status run_reference(Comm *comm, int argc, char **argv) {
-    Run run = {.comm = comm};
-    TRY(comm_agree(comm, command_parse(&command_reference, &argc, argv, NULL)));
-    TRY(comm_agree(comm, config_load(&run.config, argv[0], argc - 1, argv + 1)));
-    const char *folder =
-        run.config.data.reference_cache[0] != '\0' ? run.config.data.reference_cache : run.config.train.output_dir;
-    Status status = comm_agree(comm, comm->rank == 0 ? folder_make(folder) : STATUS_OK);
-    if (status == STATUS_OK) status = run_open(&run, RUN_ROWS | RUN_MODEL | RUN_STEP);
-    if (status == STATUS_OK) status = reference_open(&run.train_reference, &run.train, &run.step, folder);
-    if (status == STATUS_OK) status = fill(&run, &run.train, &run.train_reference, "train");
-    if (status == STATUS_OK && run.eval.count > 0) {
-        status = reference_open(&run.eval_reference, &run.eval, &run.step, folder);
-        if (status == STATUS_OK) status = fill(&run, &run.eval, &run.eval_reference, "eval");
     }
     run_close(&run);
     return comm_agree(comm, status);
@@ -259,17 +202,4 @@ const Command command_check = {
                 "kto check run.cfg --device l4 train.global_batch_size=64",
     .flags = check_flags,
     .run = run_check,
-};
-
-const Command command_reference = {
-    .name = "reference",
-    .operands = "CONFIG [key=value ...]",
-    .operands_min = 1,
-    .operands_max = -1,
-    .takes_keys = true,
-    .stops_on_request = true,
-    .summary = "compute the reference log-probabilities ahead of training",
-    .text = "Fills the cache that training reads (data.reference_cache). Stopped or killed, it goes on where it was.",
-    .examples = "mpirun -n 2 kto reference run.cfg",
-    .run = run_reference,
 };

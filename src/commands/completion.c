@@ -1,8 +1,9 @@
 // The command completion: a script for bash and one for zsh, made from the tables. The scripts stand alone: they do not
 // call kto, and need no other completion package.
-#include "src/commands/help.h"
+#include "src/commands/commands.h"
 
 #include "io/config.h"
+#include "src/commands/help.h"
 #include "src/version.h"
 
 #include <string.h>

@@ -2,16 +2,19 @@
 // well-formed. The ranks answer together and all know all answers; rank 0 alone has the files. Rows are appended in the
 // order of the titles, so that what is in the files says where to go on. Titles are asked about group by group, and a
 // run that goes on begins with a whole group: an answer's last bits may depend on what is computed beside it.
-#include "src/data/rows.h"
+#include "src/commands/commands.h"
 
+#include "comm/stop.h"
 #include "io/files.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/commands/sampling.h"
+#include "src/data/rows.h"
 #include "src/decode/generate.h"
 #include "src/review/review.h"
 #include "src/setup/run.h"
-#include "comm/stop.h"
+#include "src/setup/tuned.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -361,8 +364,9 @@ static Status ask(Work *work, const Question *questions, int32_t count, int32_t 
     Status status = comm_agree(work->run.comm, MEMORY_ALLOC(prompts, count, "prompts"));
     for (int32_t i = 0; i < count && status == STATUS_OK; i++)
         prompts[i] = (GeneratePrompt){questions[i].ids, questions[i].count, question_id(work, &questions[i])};
+    const Answering who = run_answering(&work->run);
     if (status == STATUS_OK)
-        status = run_answer(&work->run, prompts, count, &work->arguments.sampling, work->stop_token, lengths, tokens);
+        status = answer_prompts(&who, prompts, count, &work->arguments.sampling, work->stop_token, lengths, tokens);
     free(prompts);
     return status;
 }
@@ -545,7 +549,7 @@ static Status open_model(Work *work) {
     struct stat info;
     snprintf(path, sizeof path, "%s/config.cfg", model);
     if (file_exists(path) || stat(model, &info) != 0 || !S_ISDIR(info.st_mode))
-        return run_open_tuned(run, model, work->arguments.sampling.adapters, NULL);
+        return tuned_open(run, model, work->arguments.sampling.adapters, NULL);
     char *const needed[] = {"model.path=.", "data.train=none", "train.output_dir=none"};
     Status status = strlen(model) < sizeof run->config.model.path
                         ? config_parse(&run->config, "", "defaults", sizeof needed / sizeof *needed, needed)
@@ -554,7 +558,7 @@ static Status open_model(Work *work) {
     snprintf(run->config.model.path, sizeof run->config.model.path, "%s", model);
     run->config.lora.r = 0;
     work->arguments.sampling.adapters = false;
-    return run_open(run, RUN_MODEL);
+    return run_open(run, RUN_MODEL, 0);
 }
 
 // Rank 0 reads what is there; the others learn where to go on.
@@ -565,7 +569,7 @@ static Status start(Work *work, const char *titles) {
     if (status == STATUS_OK) status = find_stop_token(work);
     if (status == STATUS_OK && comm->rank == 0) status = open_files(work);
     TRY(comm_agree(comm, status));
-    TRY(comm_broadcast(comm, &work->head, sizeof work->head, 0));
+    TRY(comm_broadcast(comm, "the place to go on from", &work->head, sizeof work->head, 0));
     work->written = work->head;
     if (work->head < work->count) work->head -= work->head % group_size(work);
     return STATUS_OK;

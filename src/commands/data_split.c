@@ -1,8 +1,9 @@
 // `kto data split`: a file of rows into one to train on and one to evaluate on, with no prompt in both.
-#include "src/data/rows.h"
+#include "src/commands/commands.h"
 
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/data/rows.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,12 +1,13 @@
 // `kto data stats`: what is in files of rows, before anything is trained on them. Text for a person, or JSON.
-#include "src/data/rows.h"
+#include "src/commands/commands.h"
 
 #include "io/config.h"
 #include "io/files.h"
 #include "src/base/memory.h"
 #include "src/data/dataset.h"
-#include "src/train/kto.h"
 #include "src/data/lengths.h"
+#include "src/data/rows.h"
+#include "src/train/kto.h"
 
 #include <errno.h>
 #include <jansson.h>

@@ -1,7 +1,8 @@
 // `kto data unpair`: pairs of answers to rows of one answer each.
-#include "src/data/rows.h"
+#include "src/commands/commands.h"
 
 #include "src/base/log.h"
+#include "src/data/rows.h"
 
 #include <stdlib.h>
 #include <string.h>

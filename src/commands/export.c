@@ -1,14 +1,16 @@
 // `kto export`: what a run has learnt, as a folder that other programs read. Host files only: no ranks and no device.
 // Merging is merge.c's, the README of the folder model_card.c's.
-#include "src/setup/run.h"
+#include "src/commands/commands.h"
 
+#include "comm/stop.h"
 #include "io/files.h"
+#include "io/peft.h"
 #include "src/base/hash.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
-#include "src/model/merge.h"
 #include "src/commands/model_card.h"
-#include "comm/stop.h"
+#include "src/model/merge.h"
+#include "src/setup/run.h"
 
 #include <limits.h>
 #include <stdio.h>

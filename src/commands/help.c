@@ -3,6 +3,7 @@
 
 #include "io/config.h"
 #include "src/base/wrap.h"
+#include "src/commands/commands.h"
 #include "src/version.h"
 
 #include <string.h>

@@ -5,8 +5,6 @@
 
 extern const Command *const commands[]; // all of the program, in the order of its help; NULL ends them (src/commands/main.c)
 
-extern const Command command_help, command_completion, command_man;
-
 typedef struct ExitCode {
     int code;
     const char *meaning;

@@ -1,6 +1,6 @@
 // `kto log`: what runs did, for people (tables and curves) and for programs (CSV, JSON lines), once or while they go
 // on. It reads what logged_run.h gives and opens neither model nor rows.
-#include "src/setup/run.h"
+#include "src/commands/commands.h"
 
 #include "src/base/chart.h"
 #include "src/base/clock.h"
@@ -8,6 +8,7 @@
 #include "src/base/memory.h"
 #include "src/base/text.h"
 #include "src/commands/logged_run.h"
+#include "src/setup/run.h"
 
 #include <errno.h>
 #include <jansson.h>

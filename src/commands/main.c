@@ -1,10 +1,12 @@
 // The program: which command, one error message, one exit code on every rank.
+#include "src/commands/commands.h"
+
 #include "comm/comm.h"
-#include "src/base/log.h"
-#include "src/data/rows.h"
-#include "src/commands/help.h"
-#include "src/setup/run.h"
 #include "comm/stop.h"
+#include "src/base/log.h"
+#include "src/commands/help.h"
+#include "src/data/rows.h"
+#include "src/setup/run.h"
 #include "src/version.h"
 
 #include <signal.h>
@@ -51,9 +53,9 @@ static Status run_ranks(const Command *command, Status found, int words, int arg
     if (status != STATUS_OK && status != STATUS_STOPPED) {
         // A failure that all ranks agreed on is said by rank 0. One of this rank alone is said by it, and ends the job:
         // the others may be waiting for it.
-        if (!comm.agreed_failure) log_init(true);
+        if (!error_is_shared()) log_init(true);
         log_error(error_text());
-        if (!comm.agreed_failure) comm_abort(&comm, status);
+        if (!error_is_shared()) comm_abort(&comm, status);
     }
     comm_close(&comm);
     return status;

@@ -1,8 +1,9 @@
 // The command man: manual pages in roff, one for kto, one for each command and kto.cfg(5), made from the tables.
-#include "src/commands/help.h"
+#include "src/commands/commands.h"
 
 #include "io/config.h"
 #include "src/base/wrap.h"
+#include "src/commands/help.h"
 #include "src/version.h"
 
 #include <errno.h>

@@ -1,17 +1,19 @@
 // `kto serve`: a trained model as a web page and behind OpenAI's API. Routes and their answers; the network is
 // src/serve/http.c, OpenAI's JSON io/openai.c, and what computes src/decode/engine.c.
-#include "src/setup/run.h"
+#include "src/commands/commands.h"
 
+#include "comm/stop.h"
 #include "io/files.h"
 #include "io/openai.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/commands/sampling.h"
+#include "src/data/prompt_frame.h"
 #include "src/decode/engine.h"
 #include "src/serve/http.h"
-
-#include "src/data/prompt_frame.h"
-#include "comm/stop.h"
+#include "src/setup/run.h"
+#include "src/setup/tuned.h"
 #include "src/version.h"
 
 #include <arpa/inet.h>
@@ -717,7 +719,7 @@ static Status open_copies(Server *server, const GeneratorSize *size) {
     while (server->copies < copies) {
         Model *copy = &server->copy[server->copies];
         server->models[server->copies++] = copy;
-        TRY(run_copy_model(run, copy));
+        TRY(tuned_copy_model(run, copy));
     }
     return STATUS_OK;
 }
@@ -726,7 +728,7 @@ static Status serve(Server *server, const char *source) {
     const ServeOptions *options = &server->options;
     char from[PATH_MAX];
     server->run.apart = true;
-    TRY(run_open_tuned(&server->run, source, true, from));
+    TRY(tuned_open(&server->run, source, true, from));
     TRY(read_token(server));
     TRY(find_frame(server));
     find_examples(server);

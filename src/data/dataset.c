@@ -272,7 +272,7 @@ static Status gather_shares(Dataset *out, const Share *share, const DatasetOptio
                                    share->counts.read,  share->counts.bad,   share->counts.dropped};
     int64_t *all = NULL, total[NUMBERS] = {0}, before[NUMBERS] = {0};
     TRY(MEMORY_ALLOC(all, comm->node_size * NUMBERS, "row counts"));
-    Status status = comm_node_gather(comm, mine, NUMBERS, all);
+    Status status = comm_node_gather(comm, "the count of this machine's rows", mine, NUMBERS, all);
     for (int r = 0; r < comm->node_size; r++)
         for (int i = 0; i < NUMBERS; i++) {
             total[i] += all[r * NUMBERS + i];
@@ -311,10 +311,10 @@ static Status gather_shares(Dataset *out, const Share *share, const DatasetOptio
     }
     if (share->token_count > 0) // a rank of many may have no row
         memcpy(tokens + before[TOKENS], share->tokens, sizeof(int32_t) * (size_t)share->token_count);
-    TRY(comm_node_barrier(comm));
+    TRY(comm_node_barrier(comm, "the end of tokenising"));
     if (owners != NULL) {
         status = comm->node_rank == 0 ? find_owners(rows, tokens, out->count, owners) : STATUS_OK;
-        TRY(comm_node_barrier(comm));
+        TRY(comm_node_barrier(comm, "the end of tokenising"));
         TRY(status);
     }
     out->rows = rows;

@@ -1,11 +1,9 @@
-// The `kto data` commands, which make files of rows and judge them before training, and what these commands share.
+// Files of rows as text, which `kto data` makes and judges before training: written at once, unpaired, split.
 #pragma once
 #include "io/jsonl.h"
-#include "src/commands/command.h"
 
 #include <limits.h>
-
-extern const Command command_data_unpair, command_data_split, command_data_stats, command_data_review_pairs;
+#include <stdio.h>
 
 // --- a file that is written at once ---------------------------------------------------------------------------------
 

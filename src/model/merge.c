@@ -2,8 +2,8 @@
 // names are io/safetensors's.
 #include "src/model/merge.h"
 
-#include "src/base/memory.h"
 #include "comm/stop.h"
+#include "src/base/memory.h"
 
 #include <math.h>
 #include <omp.h>

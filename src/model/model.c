@@ -314,7 +314,7 @@ static Status map_weights(Model *model, Comm *comm, const WantedList *list) {
             }
             to += round_up((int64_t)(count * dtype_size(dtype)), MEMORY_ALIGNMENT);
         }
-        TRY(comm_node_barrier(comm));
+        TRY(comm_node_barrier(comm, "the end of converting the weights"));
     }
     for (int i = 0; i < list->count; i++) {
         const Wanted *wanted = &list->item[i];

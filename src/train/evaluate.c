@@ -1,8 +1,8 @@
 // Evaluation: the loss and metrics of the current adapters on data.eval, by the same walk as training.
-#include "src/setup/run.h"
+#include "src/train/evaluate.h"
 
-#include "src/base/clock.h"
 #include "comm/stop.h"
+#include "src/base/clock.h"
 
 #include <math.h>
 #include <stddef.h>

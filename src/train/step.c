@@ -1,7 +1,7 @@
-// One global batch on all ranks. What is computed where was decided by src/data/batch; what the numbers mean is src/train/kto's.
+// One global batch on all ranks. What is computed where was decided by src/data/batch; what the numbers mean is
+// src/train/kto's.
 #include "src/train/step.h"
 
-#include "io/reference_cache.h"
 #include "src/base/clock.h"
 #include "src/base/hash.h"
 #include "src/base/memory.h"
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A row on the wire: its place in the batch, then the scores of its completion, or of a pair's two.
+// A row's scores: those of its completion, or of a pair's two. On the wire its place in the batch goes before them.
 enum { SCORE_LOGP, SCORE_LOGP_KL, SCORE_ENTROPY, SCORE_LOGIT, SCORE_TOKENS, SCORE_FLAGS, STEP_SCORES };
 enum { NAMED_ROWS = 32 };
 
@@ -18,16 +18,20 @@ static int32_t row_words(const StepContext *context) {
     return kto_completions(&context->kto) * STEP_SCORES;
 }
 
+static size_t wire_row_bytes(const StepContext *context) {
+    return sizeof(int64_t) + (size_t)row_words(context) * sizeof(double);
+}
+
 static double *scores_of(const StepContext *context, int32_t slot, int which) {
     return context->row_scores + (size_t)slot * (size_t)row_words(context) + (size_t)which * STEP_SCORES;
 }
 
 Status step_open(StepContext *context, int32_t batch_rows) {
-    const int32_t wire_words = 1 + row_words(context);
+    const size_t wire = (size_t)batch_rows * wire_row_bytes(context);
     TRY(MEMORY_ALLOC(context->rows, batch_rows, "a batch"));
-    TRY(MEMORY_ALLOC(context->mine, batch_rows * wire_words, "records"));
-    TRY(MEMORY_ALLOC(context->all, batch_rows * wire_words, "records"));
-    TRY(MEMORY_ALLOC(context->wire_counts, context->comm->size, "records"));
+    TRY(MEMORY_ALLOC(context->mine, wire, "records"));
+    TRY(MEMORY_ALLOC(context->all, wire, "records"));
+    TRY(MEMORY_ALLOC(context->wire_bytes, context->comm->size, "records"));
     TRY(MEMORY_ALLOC(context->row_scores, batch_rows * row_words(context), "records"));
     TRY(MEMORY_ALLOC(context->records, batch_rows * kto_completions(&context->kto), "records"));
     return MEMORY_ALLOC(context->host_gradient, context->model->adapter_count, "gradient");
@@ -37,13 +41,14 @@ void step_close(StepContext *context) {
     free(context->rows);
     batch_plan_free(&context->plan);
     micro_batch_free(&context->micro);
+    free(context->passes);
     free(context->scores.logp);
     free(context->scores.entropy);
     free(context->scores.mean_logit);
     free(context->dlogp);
     free(context->mine);
     free(context->all);
-    free(context->wire_counts);
+    free(context->wire_bytes);
     free(context->row_scores);
     free(context->records);
     free(context->host_gradient);
@@ -90,21 +95,23 @@ static void collect(StepContext *context) {
 static Status exchange(StepContext *context, StepTimes *times) {
     const BatchPlan *plan = &context->plan;
     Comm *comm = context->comm;
-    const int32_t words = row_words(context);
-    double *to = context->mine;
-    for (int32_t i = plan->rank_first[comm->rank]; i < plan->rank_first[comm->rank + 1]; i++) {
-        *to++ = plan->slot[i];
-        memcpy(to, scores_of(context, plan->slot[i], 0), (size_t)words * sizeof(double));
-        to += words;
+    const size_t row = wire_row_bytes(context), scores = row - sizeof(int64_t);
+    char *to = context->mine;
+    for (int32_t i = plan->rank_first[comm->rank]; i < plan->rank_first[comm->rank + 1]; i++, to += row) {
+        const int64_t slot = plan->slot[i];
+        memcpy(to, &slot, sizeof slot);
+        memcpy(to + sizeof slot, scores_of(context, plan->slot[i], 0), scores);
     }
     for (int32_t r = 0; r < comm->size; r++)
-        context->wire_counts[r] = (1 + words) * (plan->rank_first[r + 1] - plan->rank_first[r]);
+        context->wire_bytes[r] = row * (size_t)(plan->rank_first[r + 1] - plan->rank_first[r]);
     double start = clock_seconds();
-    TRY(comm_gather(comm, context->mine, context->all, context->wire_counts));
+    TRY(comm_gather(comm, "the exchange of records", context->mine, context->wire_bytes, context->all));
     times->wait_seconds += clock_seconds() - start;
-    for (int32_t i = 0; i < plan->count; i++) {
-        const double *from = context->all + (size_t)i * (size_t)(1 + words);
-        memcpy(scores_of(context, (int32_t)from[0], 0), from + 1, (size_t)words * sizeof(double));
+    const char *from = context->all;
+    for (int32_t i = 0; i < plan->count; i++, from += row) {
+        int64_t slot;
+        memcpy(&slot, from, sizeof slot);
+        memcpy(scores_of(context, (int32_t)slot, 0), from + sizeof slot, scores);
     }
     return STATUS_OK;
 }
@@ -136,30 +143,30 @@ static void make_records(StepContext *context, const Dataset *dataset, const Ref
         }
 }
 
+// One batch on its way through its passes.
 typedef struct Walk {
     StepContext *context;
     const Dataset *dataset;
     const Reference *reference;
-    StepMode mode;
     Pass pass;
+    double z0; // since the last exchange
 } Walk;
 
-static Status forward(Walk *walk, int32_t index, unsigned roles) {
+static Status forward(Walk *walk, const StepPass *step, bool train) {
     StepContext *context = walk->context;
     const BatchPlan *plan = &context->plan;
-    const int32_t first = plan->micro_first[index], count = plan->micro_first[index + 1] - first;
-    TRY(batch_layout(context->rows, plan->slot + first, count, roles, context->share_prefixes, &context->micro));
+    const int32_t first = plan->micro_first[step->micro], count = plan->micro_first[step->micro + 1] - first;
+    TRY(batch_layout(context->rows, plan->slot + first, count, step->roles, context->share_prefixes, &context->micro));
     const MicroBatch *micro = &context->micro;
     TRY(reserve_scores(context, micro->n_total - micro->n_prefix));
-    Pass pass = walk->pass;
-    pass.keep = walk->mode == STEP_TRAIN && (roles & ROLES_POLICY) != 0;
-    TRY(model_forward(context->model, micro, &pass, &context->scores));
+    walk->pass.keep = train && (step->roles & ROLES_POLICY) != 0;
+    TRY(model_forward(context->model, micro, &walk->pass, &context->scores));
     collect(context);
     return STATUS_OK;
 }
 
 // Backward of the micro-batch that forward() just ran; its rows' own records decide the gradient.
-static Status backward(Walk *walk, double z0) {
+static Status backward(Walk *walk) {
     StepContext *context = walk->context;
     const MicroBatch *micro = &context->micro;
     make_records(context, walk->dataset, walk->reference);
@@ -167,13 +174,19 @@ static Status backward(Walk *walk, double z0) {
     for (int32_t i = 0; i < micro->scored_grad; i++) {
         const Scored *scored = &micro->scored[i];
         const KtoRecord *row = &context->records[scored->slot * completions];
-        double gradient = kto_row_gradient(&context->kto, row, z0, context->plan.count);
+        double gradient = kto_row_gradient(&context->kto, row, walk->z0, context->plan.count);
         if (context->rows[scored->slot].completion[scored->completion].role == ROLE_REJECTED) gradient = -gradient;
         for (int32_t t = 0; t < scored->length; t++) context->dlogp[scored->first + t] = (float)gradient;
     }
-    Pass pass = walk->pass;
-    pass.keep = true;
-    return model_backward(context->model, micro, &pass, context->dlogp);
+    return model_backward(context->model, micro, &walk->pass, context->dlogp);
+}
+
+static Status exchange_records(Walk *walk, StepTimes *times) {
+    StepContext *context = walk->context;
+    TRY(exchange(context, times));
+    make_records(context, walk->dataset, walk->reference);
+    walk->z0 = kto_z0(&context->kto, context->records, context->plan.count);
+    return STATUS_OK;
 }
 
 static Status sum_gradient(StepContext *context, StepTimes *times) {
@@ -190,87 +203,88 @@ static Status sum_gradient(StepContext *context, StepTimes *times) {
     TRY(model_get(model, model->gradient, context->host_gradient));
     double start = clock_seconds();
     CommRequest request;
-    TRY(comm_sum_start(context->comm, context->host_gradient, (size_t)model->adapter_count, &request));
+    TRY(comm_sum_start(context->comm, "the sum of gradients", context->host_gradient, (size_t)model->adapter_count,
+                       &request));
     TRY(comm_wait(context->comm, &request));
     times->comm_seconds += clock_seconds() - start;
     return model_set(model, model->gradient, context->host_gradient);
 }
 
-// Tokens that all ranks run through the model for this batch.
-static double computed_tokens(const StepContext *context) {
-    BatchOptions options = {.ranks = context->comm->size,
-                            .micro_batch_tokens = context->micro_batch_tokens,
-                            .share = context->share_prefixes};
-    TokenCount tokens = batch_computed(context->rows, &context->plan, &options);
-    return (double)(tokens.prefix + tokens.policy + tokens.kl);
+BatchOptions step_batch_options(const StepContext *context) {
+    return (BatchOptions){.rank = context->comm->rank,
+                          .ranks = context->comm->size,
+                          .micro_batch_tokens = context->micro_batch_tokens,
+                          .share = context->share_prefixes};
+}
+
+// The batch's rows, its plan and its passes; *passes gets how many.
+static Status plan_batch(StepContext *context, const Dataset *dataset, int32_t batch, bool train, int32_t *passes) {
+    const BatchOptions options = step_batch_options(context);
+    const int32_t count = dataset_batch_rows(dataset, batch);
+    dataset_batch(dataset, batch, context->rows);
+    TRY(batch_plan(context->rows, count, &options, &context->plan));
+    const int32_t most = step_passes_max(&context->plan);
+    if (most > context->pass_capacity) {
+        free(context->passes);
+        context->pass_capacity = 0;
+        TRY(MEMORY_ALLOC(context->passes, most, "the passes of a batch"));
+        context->pass_capacity = most;
+    }
+    *passes = step_passes(&context->plan, train, context->kto.loss == LOSS_KTO, context->passes);
+    for (int32_t i = 0; i < count * row_words(context); i++) context->row_scores[i] = 0;
+    return STATUS_OK;
+}
+
+static void fill_reference(const StepContext *context, Reference *reference) {
+    const int32_t completions = kto_completions(&context->kto), count = context->plan.count;
+    for (int32_t i = 0; i < count; i++)
+        for (int which = 0; which < completions; which++) {
+            const int32_t row = dataset_row(&context->rows[i], which);
+            reference->logp[row] = scores_of(context, i, which)[SCORE_LOGP];
+            reference->logp_kl[row] = scores_of(context, i, which)[SCORE_LOGP_KL];
+        }
+    reference->missing -= count * completions;
+    reference->changed = true;
+}
+
+static void fill_metrics(const StepContext *context, double z0, MetricsRow *out) {
+    const int32_t count = context->plan.count;
+    kto_metrics(&context->kto, context->records, count, z0, out);
+    const BatchOptions options = step_batch_options(context);
+    const TokenCount tokens = batch_computed(context->rows, &context->plan, &options);
+    out->computed_tokens = (double)(tokens.prefix + tokens.policy + tokens.kl); // by all ranks
+    out->num_tokens = 0;
+    for (int32_t i = 0; i < count * kto_completions(&context->kto); i++) out->num_tokens += context->records[i].tokens;
 }
 
 Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, StepMode mode, int64_t step,
                 Reference *reference, MetricsRow *out, StepTimes *times) {
-    const int32_t count = dataset_batch_rows(dataset, batch), completions = kto_completions(&context->kto);
     const bool train = mode == STEP_TRAIN;
-    dataset_batch(dataset, batch, context->rows);
-    const BatchOptions options = {.rank = context->comm->rank,
-                                  .ranks = context->comm->size,
-                                  .micro_batch_tokens = context->micro_batch_tokens,
-                                  .share = context->share_prefixes};
-    BatchPlan *plan = &context->plan;
-    TRY(batch_plan(context->rows, count, &options, plan));
-    for (int32_t i = 0; i < count * row_words(context); i++) context->row_scores[i] = 0;
-
     const uint64_t key[] = {context->seed, (uint64_t)step};
     Walk walk = {
         .context = context,
         .dataset = dataset,
         .reference = reference,
-        .mode = mode,
         .pass = {.adapters = mode != STEP_REFERENCE, .dropout = train, .dropout_key = hash_bytes(0, key, sizeof key)}};
-    double z0 = 0;
+    int32_t passes;
+    TRY(plan_batch(context, dataset, batch, train, &passes));
     if (train) TRY(model_zero_gradient(context->model));
-    if (plan->two_pass) {
-        for (int32_t i = 0; i < plan->micro_count; i++) TRY(forward(&walk, i, ROLES_KL_ONLY));
-        if (train) {
-            TRY(exchange(context, times));
-            make_records(context, dataset, reference);
-            z0 = kto_z0(&context->kto, context->records, count);
+    for (int32_t i = 0; i < passes; i++) switch (context->passes[i].kind) {
+        case PASS_FORWARD:
+            TRY(forward(&walk, &context->passes[i], train));
+            break;
+        case PASS_EXCHANGE:
+            TRY(exchange_records(&walk, times));
+            break;
+        case PASS_BACKWARD:
+            TRY(backward(&walk));
+            break;
         }
-        for (int32_t i = 0; i < plan->micro_count; i++) {
-            TRY(forward(&walk, i, ROLES_POLICY));
-            if (train) TRY(backward(&walk, z0));
-        }
-    } else {
-        // One micro-batch a rank, or no y': then z0 is 0 and no row waits for another's.
-        const bool wait_for_z0 = context->kto.loss == LOSS_KTO;
-        for (int32_t i = 0; i < plan->micro_count; i++) {
-            TRY(forward(&walk, i, ROLES_ALL));
-            if (train && !wait_for_z0) TRY(backward(&walk, 0));
-        }
-        if (train && wait_for_z0) {
-            TRY(exchange(context, times));
-            make_records(context, dataset, reference);
-            z0 = kto_z0(&context->kto, context->records, count);
-            if (plan->micro_count > 0) TRY(backward(&walk, z0));
-        }
-    }
-    if (!train || plan->two_pass || context->kto.loss != LOSS_KTO) TRY(exchange(context, times));
     if (train) TRY(sum_gradient(context, times));
-
-    if (mode == STEP_REFERENCE) {
-        for (int32_t i = 0; i < count; i++)
-            for (int which = 0; which < completions; which++) {
-                const int32_t row = dataset_row(&context->rows[i], which);
-                reference->logp[row] = scores_of(context, i, which)[SCORE_LOGP];
-                reference->logp_kl[row] = scores_of(context, i, which)[SCORE_LOGP_KL];
-            }
-        reference->missing -= count * completions;
-        reference->changed = true;
-        return STATUS_OK;
-    }
-    make_records(context, dataset, reference);
-    kto_metrics(&context->kto, context->records, count, kto_z0(&context->kto, context->records, count), out);
-    out->computed_tokens = computed_tokens(context);
-    out->num_tokens = 0;
-    for (int32_t i = 0; i < count * completions; i++) out->num_tokens += context->records[i].tokens;
+    if (mode == STEP_REFERENCE)
+        fill_reference(context, reference);
+    else
+        fill_metrics(context, walk.z0, out);
     return STATUS_OK;
 }
 
@@ -295,58 +309,4 @@ void step_name_rows(const StepContext *context, const Dataset *dataset, char *te
     }
     const int32_t all = bad > 0 ? bad : count;
     if (all > named) snprintf(text + used, size - used, " and %d more rows", (int)(all - named));
-}
-
-// --- reference log-probs --------------------------------------------------------------------------------------------
-
-Status reference_open(Reference *reference, const Dataset *dataset, const StepContext *context, const char *folder) {
-    const int32_t count = dataset->row_count;
-    *reference = (Reference){.count = count, .missing = count};
-    TRY(MEMORY_ALLOC(reference->logp, count, "reference log-probs"));
-    TRY(MEMORY_ALLOC(reference->logp_kl, count, "reference log-probs"));
-    for (int32_t i = 0; i < count; i++) reference->logp[i] = reference->logp_kl[i] = NAN;
-    DeviceInfo info;
-    context->model->options.backend->info(context->model->device, &info);
-    snprintf(reference->key, sizeof reference->key,
-             "model %016llx, rows %016llx, dtype %d, %d ranks, micro_batch_tokens %lld, share_prefixes %d, %s",
-             (unsigned long long)context->model->hash, (unsigned long long)dataset->hash,
-             context->model->options.device.dtype, context->comm->size, (long long)context->micro_batch_tokens,
-             context->share_prefixes, info.name);
-    snprintf(reference->path, sizeof reference->path, "%s/reference-%016llx.h5", folder,
-             (unsigned long long)hash_bytes(0, reference->key, strlen(reference->key)));
-    Status status = STATUS_OK;
-    if (context->comm->rank == 0) {
-        bool found;
-        status =
-            reference_cache_read(reference->path, reference->key, reference->logp, reference->logp_kl, count, &found);
-    }
-    TRY(comm_agree(context->comm, status));
-    const size_t bytes = (size_t)count * sizeof(double);
-    TRY(comm_broadcast(context->comm, reference->logp, bytes, 0));
-    TRY(comm_broadcast(context->comm, reference->logp_kl, bytes, 0));
-    reference->missing = 0;
-    for (int32_t i = 0; i < count; i++) reference->missing += isnan(reference->logp[i]) != 0;
-    return STATUS_OK;
-}
-
-Status reference_save(Reference *reference, Comm *comm) {
-    if (!reference->changed) return STATUS_OK;
-    if (comm->rank == 0)
-        TRY(reference_cache_write(reference->path, reference->key, reference->logp, reference->logp_kl,
-                                  reference->count));
-    reference->changed = false;
-    return STATUS_OK;
-}
-
-void reference_close(Reference *reference) {
-    free(reference->logp);
-    free(reference->logp_kl);
-    *reference = (Reference){0};
-}
-
-bool reference_has(const Reference *reference, const Dataset *dataset, int32_t batch) {
-    const int32_t *rows = dataset->order + (int64_t)batch * dataset->batch_size;
-    for (int32_t i = 0; i < dataset_batch_rows(dataset, batch); i++)
-        if (isnan(reference->logp[rows[i]])) return false; // a pair's two come together
-    return true;
 }

@@ -4,18 +4,10 @@
 #pragma once
 #include "comm/device_comm.h"
 #include "src/data/dataset.h"
-#include "src/train/kto.h"
 #include "src/model/model.h"
-
-// Log-probs of the reference model by dataset row (a pair has two: src/data/dataset.h); NaN: not computed yet. The same on
-// every rank.
-typedef struct Reference {
-    double *logp, *logp_kl; // [count]
-    int32_t count, missing;
-    char key[512];   // what the values depend on
-    char path[2048]; // of the cache file
-    bool changed;    // since it was read or written
-} Reference;
+#include "src/train/kto.h"
+#include "src/train/passes.h"
+#include "src/train/reference.h"
 
 typedef struct StepContext {
     Comm *comm;
@@ -29,11 +21,13 @@ typedef struct StepContext {
     BatchRow *rows;
     BatchPlan plan;
     MicroBatch micro;
+    StepPass *passes;
+    int32_t pass_capacity;
     TokenScores scores;
     float *dlogp;
     int64_t score_capacity;
-    double *mine, *all; // records on the wire
-    int *wire_counts;
+    char *mine, *all;   // records on the wire
+    size_t *wire_bytes; // [ranks]
     double *row_scores; // [batch rows][completions of a row][STEP_SCORES]
     KtoRecord *records; // of the last batch, in row order
     float *host_gradient;
@@ -44,6 +38,9 @@ typedef enum StepMode { STEP_REFERENCE, STEP_EVALUATE, STEP_TRAIN } StepMode;
 typedef struct StepTimes {
     double comm_seconds, wait_seconds; // gradient all-reduce; waiting for the other ranks' records
 } StepTimes;
+
+// How the run's batches are planned, as this rank sees it.
+BatchOptions step_batch_options(const StepContext *context);
 
 Status step_open(StepContext *context, int32_t batch_rows);
 void step_close(StepContext *context);
@@ -58,11 +55,3 @@ Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, Ste
 // For a step whose numbers are not finite: "FILE:LINE, LINE ..." of the last batch's rows, those whose log-probs are
 // not finite alone where there are such. `size` is enough for the path and 400 bytes.
 void step_name_rows(const StepContext *context, const Dataset *dataset, char *text, size_t size);
-
-// Allocates, and reads the cache file in `folder` that fits (rank 0 reads, all get it).
-Status reference_open(Reference *reference, const Dataset *dataset, const StepContext *context, const char *folder);
-// Writes the cache file when it changed (rank 0). After a failure the next call tries again.
-Status reference_save(Reference *reference, Comm *comm);
-void reference_close(Reference *reference);
-// Whether the batch's rows have their values.
-bool reference_has(const Reference *reference, const Dataset *dataset, int32_t batch);

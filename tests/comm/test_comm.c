@@ -37,7 +37,7 @@ static void test_exact_sum(void) {
         CHECK(values != NULL);
         for (size_t i = 0; i < counts[c]; i++) values[i] = (float)((i % 1000) * (size_t)(comm.rank + 1));
         CommRequest request;
-        OK(comm_sum_start(&comm, values, counts[c], &request));
+        OK(comm_sum_start(&comm, "a sum", values, counts[c], &request));
         OK(comm_wait(&comm, &request));
         CHECK(request.handle == NULL);
         size_t factor = (size_t)comm.size * (size_t)(comm.size + 1) / 2;
@@ -55,14 +55,14 @@ static void test_sum_bits(void) {
             float *values = random_values(counts[c], (uint32_t)comm.rank);
             usleep((useconds_t)((comm.rank + repeat) % comm.size) * 2000);
             CommRequest request;
-            OK(comm_sum_start(&comm, values, counts[c], &request));
+            OK(comm_sum_start(&comm, "a sum", values, counts[c], &request));
             OK(comm_wait(&comm, &request));
             int64_t hash = (int64_t)hash_bytes(0, values, counts[c] * sizeof *values);
             if (repeat == 0) first = (uint64_t)hash;
             CHECK((uint64_t)hash == first);
             int64_t *all = malloc((size_t)comm.node_size * sizeof *all);
             CHECK(all != NULL);
-            OK(comm_node_gather(&comm, &hash, 1, all));
+            OK(comm_node_gather(&comm, "hashes", &hash, 1, all));
             for (int i = 0; i < comm.node_size; i++) CHECK(all[i] == hash);
             free(all);
             free(values);
@@ -71,35 +71,48 @@ static void test_sum_bits(void) {
 }
 
 static void test_gather(void) {
-    int *counts = calloc((size_t)comm.size, sizeof *counts), total = 0;
-    CHECK(counts != NULL);
-    for (int i = 0; i < comm.size; i++) total += counts[i] = i == 1 ? 0 : 3 * (i + 1); // an idle rank gives nothing
-    double mine[64], all[256];
-    for (int i = 0; i < counts[comm.rank]; i++) mine[i] = 100.0 * comm.rank + i;
-    CHECK(total <= 256 && counts[comm.rank] <= 64);
-    OK(comm_gather(&comm, mine, all, counts));
-    int at = 0;
+    size_t *bytes = calloc((size_t)comm.size, sizeof *bytes), total = 0;
+    CHECK(bytes != NULL);
+    for (int i = 0; i < comm.size; i++) total += bytes[i] = i == 1 ? 0 : 3 * (size_t)(i + 1); // an idle rank: nothing
+    unsigned char mine[64], all[256];
+    for (size_t i = 0; i < bytes[comm.rank]; i++) mine[i] = (unsigned char)(100 * comm.rank + (int)i);
+    CHECK(total <= sizeof all && bytes[comm.rank] <= sizeof mine);
+    OK(comm_gather(&comm, "bytes", mine, bytes, all));
+    size_t at = 0;
     for (int rank = 0; rank < comm.size; rank++)
-        for (int i = 0; i < counts[rank]; i++) CHECK(all[at++] == 100.0 * rank + i);
-    free(counts);
+        for (size_t i = 0; i < bytes[rank]; i++) CHECK(all[at++] == (unsigned char)(100 * rank + (int)i));
+    free(bytes);
+}
+
+// Values that a double cannot hold.
+static void test_int64(void) {
+    const int64_t big = ((int64_t)1 << 62) + 1, mine[2] = {big + comm.rank, -comm.rank};
+    int64_t *all = malloc(2 * (size_t)comm.size * sizeof *all);
+    CHECK(all != NULL);
+    OK(comm_gather_int64(&comm, "numbers", mine, 2, all));
+    for (int r = 0; r < comm.size; r++) CHECK(all[2 * r] == big + r && all[2 * r + 1] == -r);
+    free(all);
+    int64_t most[3] = {big + comm.rank, -big - comm.rank, comm.rank == comm.size - 1};
+    OK(comm_max(&comm, "numbers", most, 3));
+    CHECK(most[0] == big + comm.size - 1 && most[1] == -big && most[2] == 1);
 }
 
 static void test_two_at_once(void) {
-    int *counts = calloc((size_t)comm.size, sizeof *counts);
+    size_t *bytes = calloc((size_t)comm.size, sizeof *bytes);
     double *all = malloc((size_t)comm.size * sizeof *all), mine = comm.rank;
-    CHECK(counts != NULL && all != NULL);
-    for (int i = 0; i < comm.size; i++) counts[i] = 1;
+    CHECK(bytes != NULL && all != NULL);
+    for (int i = 0; i < comm.size; i++) bytes[i] = sizeof mine;
     float *values = random_values(50000, 1);
     float first = values[0];
     CommRequest sum, gather;
-    OK(comm_sum_start(&comm, values, 50000, &sum));
-    OK(comm_gather_start(&comm, &mine, all, counts, &gather));
-    memset(counts, 0x7f, (size_t)comm.size * sizeof *counts); // the caller's array may go once started
+    OK(comm_sum_start(&comm, "a sum", values, 50000, &sum));
+    OK(comm_gather_start(&comm, "numbers", &mine, bytes, all, &gather));
+    memset(bytes, 0x7f, (size_t)comm.size * sizeof *bytes); // the caller's array may go once started
     OK(comm_wait(&comm, &gather));
     OK(comm_wait(&comm, &sum));
     for (int i = 0; i < comm.size; i++) CHECK(all[i] == i);
     if (comm.size <= 2) CHECK(values[0] == first * (float)comm.size); // rounds once with three
-    free(counts);
+    free(bytes);
     free(all);
     free(values);
 }
@@ -108,10 +121,10 @@ static void test_broadcast(void) {
     char text[1000];
     for (int root = 0; root < comm.size; root++) {
         memset(text, comm.rank == root ? 'a' + root : '?', sizeof text);
-        OK(comm_broadcast(&comm, text, sizeof text, root));
+        OK(comm_broadcast(&comm, "a text", text, sizeof text, root));
         for (size_t i = 0; i < sizeof text; i++) CHECK(text[i] == 'a' + root);
     }
-    OK(comm_broadcast(&comm, text, 0, 0));
+    OK(comm_broadcast(&comm, "a text", text, 0, 0));
 }
 
 static void test_agree(void) {
@@ -122,10 +135,12 @@ static void test_agree(void) {
     int bad = comm.size - 1;
     Status mine = comm.rank == bad ? error_set(STATUS_DATA, "rows.jsonl:%d: broken", 7 + bad) : STATUS_OK;
     CHECK(comm_agree(&comm, mine) == STATUS_DATA);
+    CHECK(error_is_shared());
     char expected[64];
     snprintf(expected, sizeof expected, "rows.jsonl:%d: broken", 7 + bad);
     CHECK(strcmp(error_text(), expected) == 0);
     error_clear();
+    CHECK(!error_is_shared());
 
     // All fail: the lowest rank's text everywhere.
     mine = error_set(STATUS_FAILED, "rank %d failed", comm.rank);
@@ -147,9 +162,9 @@ static void test_node_memory(void) {
         int64_t *values = memory;
         CHECK((uintptr_t)memory % 64 == 0);
         for (size_t i = 0; i < count; i++) CHECK(values[i] == 0);
-        OK(comm_node_barrier(&comm));
+        OK(comm_node_barrier(&comm, "a meeting"));
         for (size_t i = (size_t)comm.node_rank; i < count; i += (size_t)comm.node_size) values[i] = (int64_t)i + 1;
-        OK(comm_node_barrier(&comm));
+        OK(comm_node_barrier(&comm, "a meeting"));
         for (size_t i = 0; i < count; i++) CHECK(values[i] == (int64_t)i + 1);
     }
     if (comm.node_size == 1) return;
@@ -167,11 +182,11 @@ static void test_timeout(void) {
     if (comm.rank == 0) {
         comm.timeout_seconds = 0.2;
         double mine = 0, *all = calloc((size_t)comm.size, sizeof *all), start = clock_seconds();
-        int *counts = calloc((size_t)comm.size, sizeof *counts);
-        CHECK(all != NULL && counts != NULL);
-        for (int i = 0; i < comm.size; i++) counts[i] = 1;
+        size_t *bytes = calloc((size_t)comm.size, sizeof *bytes);
+        CHECK(all != NULL && bytes != NULL);
+        for (int i = 0; i < comm.size; i++) bytes[i] = sizeof mine;
         CommRequest request;
-        OK(comm_gather_start(&comm, &mine, all, counts, &request));
+        OK(comm_gather_start(&comm, "the exchange of records", &mine, bytes, all, &request));
         CHECK(comm_wait(&comm, &request) == STATUS_FAILED);
         CHECK(clock_seconds() - start >= 0.2 && comm.wait_seconds >= 0.2);
         for (int r = 1; r < comm.size; r++) { // each is named, with its place
@@ -184,16 +199,16 @@ static void test_timeout(void) {
         comm.timeout_seconds = limit;
         OK(comm_wait(&comm, &request)); // the late ranks come after all
         free(all);
-        free(counts);
+        free(bytes);
     } else {
         sleep(3); // later than rank 0 waits, however busy the machine is
         double mine = comm.rank, *all = calloc((size_t)comm.size, sizeof *all);
-        int *counts = calloc((size_t)comm.size, sizeof *counts);
-        CHECK(all != NULL && counts != NULL);
-        for (int i = 0; i < comm.size; i++) counts[i] = 1;
-        OK(comm_gather(&comm, &mine, all, counts));
+        size_t *bytes = calloc((size_t)comm.size, sizeof *bytes);
+        CHECK(all != NULL && bytes != NULL);
+        for (int i = 0; i < comm.size; i++) bytes[i] = sizeof mine;
+        OK(comm_gather(&comm, "the exchange of records", &mine, bytes, all));
         free(all);
-        free(counts);
+        free(bytes);
     }
 }
 
@@ -207,8 +222,8 @@ static void test_hang(void) {
     CHECK(values != NULL);
     for (size_t i = 0; i < count; i++) values[i] = 1;
     CommRequest request;
-    OK(comm_barrier(&comm));
-    OK(comm_sum_start(&comm, values, count, &request));
+    OK(comm_barrier(&comm, "a meeting"));
+    OK(comm_sum_start(&comm, "the sum of gradients", values, count, &request));
     if (comm.rank == last) sleep(5); // longer than rank 0 waits and asks, however busy the machine is
     if (comm.rank == 0) {
         comm.timeout_seconds = 0.2;
@@ -238,19 +253,20 @@ int main(int argc, char **argv) {
     comm.timeout_seconds = 60;
     if (argc > 2 && strcmp(argv[1], "--abort") == 0) { // the last rank ends the job while the others wait
         if (comm.rank == comm.size - 1) comm_abort(&comm, atoi(argv[2]));
-        OK(comm_barrier(&comm));
+        OK(comm_barrier(&comm, "a meeting"));
     }
     if (argc > 1 && strcmp(argv[1], "--size") == 0) CHECK(argc > 2 && comm.size == atoi(argv[2]));
     test_exact_sum();
     test_sum_bits();
     test_gather();
+    test_int64();
     test_two_at_once();
     test_broadcast();
     test_agree();
     test_node_memory();
     test_timeout();
     test_hang();
-    OK(comm_barrier(&comm));
+    OK(comm_barrier(&comm, "a meeting"));
     comm_close(&comm);
     return 0;
 }

@@ -75,7 +75,7 @@ static void test_sum_bits(void) {
         const int64_t hash = (int64_t)hash_bytes(0, values, COUNT * sizeof *values);
         if (repeat == 0) first = hash;
         CHECK(hash == first);
-        OK(comm_node_gather(&comm, &hash, 1, all));
+        OK(comm_node_gather(&comm, "hashes", &hash, 1, all));
         for (int i = 0; i < comm.node_size; i++) CHECK(all[i] == hash);
     }
     free(all);
@@ -85,7 +85,7 @@ static void test_sum_bits(void) {
 // The end of a test of failures, which all ranks must have passed. MPI still holds sums that never end, so not by
 // comm_close.
 static void end_failed(void) {
-    OK(comm_barrier(&comm));
+    OK(comm_barrier(&comm, "a meeting"));
     comm_abort(&comm, 0);
 }
 
@@ -149,7 +149,7 @@ int main(int argc, char **argv) {
     OK(join(comm.rank));
     test_exact_sum();
     test_sum_bits();
-    OK(comm_barrier(&comm));
+    OK(comm_barrier(&comm, "a meeting"));
     device_comm_close(device_comm);
     comm_close(&comm);
     return 0;
