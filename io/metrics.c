@@ -1,6 +1,6 @@
 // metrics.h5: one file a run, one row a step. The columns are made with the file, because nothing may be added once
-// readers follow (SWMR: single writer, multiple readers). What a metric means is decided in src/train/kto.c; here are its
-// words only.
+// readers follow (SWMR: single writer, multiple readers). What a metric means is decided in src/train/kto.c; here are
+// its words only.
 #include "io/metrics.h"
 #include "io/files.h"
 #include "io/hdf5_util.h"

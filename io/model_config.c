@@ -1,5 +1,5 @@
-// config.json of a model folder: reads the sizes of a Llama-family model and refuses, by name, whatever src/model/model does
-// not compute. Names and defaults are those of transformers' LlamaConfig. The weights are io/safetensors.h's.
+// config.json of a model folder: reads the sizes of a Llama-family model and refuses, by name, whatever src/model/model
+// does not compute. Names and defaults are those of transformers' LlamaConfig. The weights are io/safetensors.h's.
 #include "io/model_config.h"
 
 #include "io/files.h"

@@ -1,5 +1,6 @@
 // The adapter folder of PEFT: adapter_config.json and adapter_model.safetensors. Written with the keys that every PEFT
-// since 0.5 knows, so that older ones load it too; read as PEFT 0.21 writes it. What an adapter means is src/model/model's.
+// since 0.5 knows, so that older ones load it too; read as PEFT 0.21 writes it. What an adapter means is
+// src/model/model's.
 #include "io/peft.h"
 
 #include "io/files.h"

@@ -1,5 +1,6 @@
-// `kto chat`: a person and the model of a run, in a terminal or through a pipe. Lines come from src/commands/line_input, prompts
-// are made by src/data/conversation, tokens by src/decode/generate; here is what commands mean and what is shown when.
+// `kto chat`: a person and the model of a run, in a terminal or through a pipe. Lines come from
+// src/commands/line_input, prompts are made by src/data/conversation, tokens by src/decode/generate; here is what
+// commands mean and what is shown when.
 #include "src/commands/commands.h"
 
 #include "io/checkpoint.h"

@@ -4,7 +4,7 @@
 
 #include "io/config.h"
 #include "src/commands/help.h"
-#include "src/version.h"
+#include "src/base/version.h"
 
 #include <string.h>
 

@@ -4,7 +4,7 @@
 #include "io/config.h"
 #include "src/base/wrap.h"
 #include "src/commands/commands.h"
-#include "src/version.h"
+#include "src/base/version.h"
 
 #include <string.h>
 

@@ -3,7 +3,8 @@
 #pragma once
 #include "src/commands/command.h"
 
-extern const Command *const commands[]; // all of the program, in the order of its help; NULL ends them (src/commands/main.c)
+extern const Command
+    *const commands[]; // all of the program, in the order of its help; NULL ends them (src/commands/main.c)
 
 typedef struct ExitCode {
     int code;

@@ -7,7 +7,7 @@
 #include "src/commands/help.h"
 #include "src/data/rows.h"
 #include "src/setup/run.h"
-#include "src/version.h"
+#include "src/base/version.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -6,7 +6,7 @@
 #include "io/jsonl.h"
 #include "io/metrics.h"
 #include "src/base/log.h"
-#include "src/version.h"
+#include "src/base/version.h"
 
 #include <ctype.h>
 #include <limits.h>

@@ -14,7 +14,7 @@
 #include "src/serve/http.h"
 #include "src/setup/run.h"
 #include "src/setup/tuned.h"
-#include "src/version.h"
+#include "src/base/version.h"
 
 #include <arpa/inet.h>
 #include <jansson.h>
@@ -156,8 +156,8 @@ static void put_place(const Server *server, const Page *page, const char *name, 
             put_escaped(places[i].text, to);
 }
 
-// src/serve/page/index.html with its {{places}} filled; what stands between {{#token}} and {{/token}} only where one is asked
-// for.
+// src/serve/page/index.html with its {{places}} filled; what stands between {{#token}} and {{/token}} only where one is
+// asked for.
 static void reply_page(HttpRequest *request, const Server *server, int status, const Page *page, const char *extra) {
     char *text = NULL;
     size_t size = 0;

@@ -9,7 +9,7 @@
 #include "src/setup/run.h"
 #include "src/train/loop.h"
 #include "src/train/resuming.h"
-#include "src/version.h"
+#include "src/base/version.h"
 
 #include <stdio.h>
 #include <stdlib.h>

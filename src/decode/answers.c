@@ -100,8 +100,8 @@ Status answer_prompts(const Answering *who, const GeneratePrompt *prompts, int32
 }
 
 // Every rank gets lengths[total] and ids[total * max_tokens]. STATUS_STOPPED when the ranks were asked to stop.
-static Status answer_all(const Answering *who, const Asked *asked, int64_t total, const SampleOptions *options, int32_t *lengths,
-                         int32_t *ids) {
+static Status answer_all(const Answering *who, const Asked *asked, int64_t total, const SampleOptions *options,
+                         int32_t *lengths, int32_t *ids) {
     const int64_t piece = (int64_t)ANSWERS_PER_AGREEMENT * who->comm->size;
     GeneratePrompt *prompts = NULL;
     Status status = comm_agree(who->comm, MEMORY_ALLOC(prompts, piece, "prompts"));
@@ -116,7 +116,7 @@ static Status answer_all(const Answering *who, const Asked *asked, int64_t total
         }
         if (status == STATUS_OK)
             status = answer_prompts(who, prompts, count, options, tokenizer_eos(who->tokenizer), lengths + first,
-                                ids + first * options->max_tokens);
+                                    ids + first * options->max_tokens);
     }
     free(prompts);
     return status;

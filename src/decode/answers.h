@@ -20,8 +20,8 @@ typedef struct SampleOptions {
 } SampleOptions;
 extern const SampleOptions sample_defaults;
 
-// Answers to prompts[count], which all ranks give alike: answer i is rank i % size's. Every rank gets lengths[count] and
-// ids[count * max_tokens]. Collective.
+// Answers to prompts[count], which all ranks give alike: answer i is rank i % size's. Every rank gets lengths[count]
+// and ids[count * max_tokens]. Collective.
 Status answer_prompts(const Answering *who, const GeneratePrompt *prompts, int32_t count, const SampleOptions *options,
                       int32_t eos, int32_t *lengths, int32_t *ids);
 

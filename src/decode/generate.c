@@ -1,7 +1,7 @@
 // Sampling: which tokens run when.
 //
-// A sequence's keys and values lie in pages (src/decode/kv_cache.h), each a segment whose parent is the page before it. All of
-// a prompt but its last token is computed first, in parts; its last token is the first that is decoded.
+// A sequence's keys and values lie in pages (src/decode/kv_cache.h), each a segment whose parent is the page before it.
+// All of a prompt but its last token is computed first, in parts; its last token is the first that is decoded.
 #include "src/decode/generate.h"
 
 #include "src/base/memory.h"

@@ -92,8 +92,8 @@ Status resuming_restore(Training *t) {
     float *device[] = {model->adapter, model->adam_m, model->adam_v};
     for (int i = 0; i < 3; i++) {
         if (*host[i] == NULL) TRY(MEMORY_ALLOC(*host[i], model->adapter_count, "a checkpoint"));
-        TRY(comm_broadcast(comm, "the vectors of a checkpoint", *host[i],
-                           (size_t)model->adapter_count * sizeof(float), 0));
+        TRY(comm_broadcast(comm, "the vectors of a checkpoint", *host[i], (size_t)model->adapter_count * sizeof(float),
+                           0));
         TRY(model_set(model, device[i], *host[i]));
     }
     t->last_saved_step = t->progress.step;

@@ -26,8 +26,8 @@ typedef struct Training {
     bool save_again;                      // the last checkpoint could not be written
     int64_t evaluated_step, sampled_step; // of the last row in /eval, of the last lines in samples.jsonl
     MetricsRow last_eval;                 // step 0: none yet
-    Checkpoint resumed; // rank 0, until it is restored: the checkpoint to go on from
-    char *path_resumed; // its file; NULL: none
+    Checkpoint resumed;                   // rank 0, until it is restored: the checkpoint to go on from
+    char *path_resumed;                   // its file; NULL: none
     char path_checkpoints[PATH_MAX], path_adapter[PATH_MAX], path_samples[PATH_MAX], path_metrics[PATH_MAX];
 } Training;
 

@@ -84,4 +84,20 @@ KTO_STANDIN_MEMORY_MIB=25 expect 0 1 'scratch [0-9]* MiB on this rank \(micro_ba
     device.backend=cuda train.global_batch_size=59
 KTO_STANDIN_FAIL=cudaMalloc:40 expect 1 1 'error: Stand-in GPU \(GPU 0\): no room for .* MiB of activations: .*micro_batch_tokens' \
     device.backend=cuda
+
+# A run goes on with the budget that it was begun with, on a device of any memory: same bits, and memory is planned for it.
+budget() { grep -oE 'micro_batch_tokens [0-9]+' "$WORK/log" | head -n 1; }
+words=(device.backend=cuda train.global_batch_size=59 train.max_steps=3 train.eval_steps=0 train.save_steps=1 train.save_total_limit=9)
+KTO_STANDIN_MEMORY_MIB=25 train b 1 "$WORK/whole" "${words[@]}"
+begun=$(budget)
+cp -r "$WORK/whole" "$WORK/moved"
+rm -r "$WORK/moved/adapter" "$WORK/moved/checkpoints/step-000002.h5" "$WORK/moved/checkpoints/step-000003.h5"
+cp -r "$WORK/moved" "$WORK/small"
+KTO_STANDIN_MEMORY_MIB=2048 train b 1 "$WORK/moved" "${words[@]}"
+[[ $(budget) == "$begun" ]] || fail "begun with $begun, went on with $(budget)"
+"$COMPARE_RUNS" same "$WORK/whole" "$WORK/moved" || fail "the run that went on with more memory has other bits"
+KTO_STANDIN_MEMORY_MIB=17 "$KTO" train b/run.cfg train.output_dir="$WORK/small" "${words[@]}" >"$WORK/log" 2>&1
+status=$?
+((status == 2)) && grep -qE "error: train\.micro_batch_tokens = ${begun#* }: .*has room for" "$WORK/log" ||
+    fail "going on with less memory than the budget takes: exit code $status"
 exit 0
