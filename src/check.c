@@ -176,7 +176,7 @@ static Status run_check(Comm *comm, int argc, char **argv) {
     const RooflineDevice *device = NULL;
     TRY(comm_agree(comm, command_parse(&command_check, &argc, argv, &options)));
     if (options.device != NULL) TRY(comm_agree(comm, roofline_device(options.device, &device)));
-    TRY(comm_agree(comm, config_load(&run.config, argv[0], argc - 1, argv + 1)));
+    TRY(comm_agree(comm, config_load(&run.config, arch_modules, argv[0], argc - 1, argv + 1)));
     Status status = run_open(&run, RUN_ROWS);
     if (status == STATUS_OK) status = comm_agree(comm, model_config_read(&estimate.model, run.config.model.path));
     if (status == STATUS_OK && comm->rank == 0) {
@@ -186,7 +186,7 @@ static Status run_check(Comm *comm, int argc, char **argv) {
         estimate.options = (ModelOptions){.device.dtype = run.config.model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32,
                                           .lora_r = (int32_t)run.config.lora.r,
                                           .recompute = run.config.train.recompute == 1};
-        memcpy(estimate.options.lora_target, run.config.lora.target, sizeof estimate.options.lora_target);
+        names_read(arch_modules, run.config.lora.target_modules, estimate.options.lora_target);
         status = describe_cost(&estimate, device);
     }
     run_close(&run);
@@ -222,7 +222,7 @@ static Status fill(Run *run, const Dataset *dataset, Reference *reference, const
 static Status run_reference(Comm *comm, int argc, char **argv) {
     Run run = {.comm = comm};
     TRY(comm_agree(comm, command_parse(&command_reference, &argc, argv, NULL)));
-    TRY(comm_agree(comm, config_load(&run.config, argv[0], argc - 1, argv + 1)));
+    TRY(comm_agree(comm, config_load(&run.config, arch_modules, argv[0], argc - 1, argv + 1)));
     const char *folder =
         run.config.data.reference_cache[0] != '\0' ? run.config.data.reference_cache : run.config.train.output_dir;
     Status status = comm_agree(comm, comm->rank == 0 ? folder_make(folder) : STATUS_OK);

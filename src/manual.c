@@ -3,6 +3,7 @@
 
 #include "io/config.h"
 #include "src/base/wrap.h"
+#include "src/model/arch.h"
 #include "src/version.h"
 
 #include <errno.h>
@@ -335,7 +336,7 @@ static void keys_page(FILE *to) {
     put_paragraph(to, "A run goes on from its checkpoint only while the keys that its result depends on keep their "
                       "values; the others are marked below.");
     fputs(".SH KEYS\n", to);
-    for (int i = 0; config_key(i, &key); i++) {
+    for (int i = 0; config_key(i, arch_modules, &key); i++) {
         if (last == NULL || strncmp(last, key.name, (size_t)key.group + 1) != 0) {
             fputs(".SS ", to);
             put_text(to, key.name, key.group, false);

@@ -7,6 +7,7 @@
 #include "src/base/log.h"
 #include "src/base/memory.h"
 #include "src/base/module.h"
+#include "src/base/names.h"
 
 #include <limits.h>
 #include <math.h>
@@ -49,7 +50,7 @@ static ModelOptions model_options(const Run *run) {
                             .recompute = config->train.recompute == 1,
                             .paged_moments = config->train.optim == 1,
                             .max_positions = 0};
-    memcpy(options.lora_target, config->lora.target, sizeof options.lora_target);
+    names_read(arch_modules, config->lora.target_modules, options.lora_target);
     return options;
 }
 
@@ -213,7 +214,7 @@ Status run_copy_model(Run *run, Model *out) {
     options.opened = NULL;
     float *adapter = NULL;
     TRY(model_open(out, run->config.model.path, &options, run->comm));
-    TRY(MEMORY_ALLOC(adapter, out->adapter_count, "the adapter"));
+    TRY(MEMORY_ALLOC(adapter, out->table.count, "the adapter"));
     Status status = model_get(&run->model, run->model.adapter, adapter);
     if (status == STATUS_OK) status = model_set(out, out->adapter, adapter);
     if (status == STATUS_OK) status = model_adapter_changed(out);
@@ -417,48 +418,34 @@ int64_t run_total_steps(const Run *run) {
 
 // --- adapters -------------------------------------------------------------------------------------------------------
 
-Status run_peft_tensors(const Model *model, float *host, PeftTensor **out) {
-    PeftTensor *tensors = NULL;
-    TRY(MEMORY_ALLOC(tensors, model->tensor_count, "an adapter"));
-    for (int32_t i = 0; i < model->tensor_count; i++) {
-        const AdapterTensor *from = &model->tensors[i];
-        snprintf(tensors[i].name, sizeof tensors[i].name, "base_model.model.%s", from->name);
-        tensors[i].rows = from->rows;
-        tensors[i].cols = from->cols;
-        tensors[i].data = host + from->offset;
-    }
-    *out = tensors;
-    return STATUS_OK;
-}
-
 Status run_read_adapter(Run *run, const char *folder) {
     Model *model = &run->model;
     float *host = NULL;
-    PeftTensor *tensors = NULL;
-    Status status = MEMORY_ALLOC(host, model->adapter_count, "an adapter");
-    if (status == STATUS_OK) status = run_peft_tensors(model, host, &tensors);
-    if (status == STATUS_OK) status = peft_read_tensors(folder, tensors, model->tensor_count);
+    TRY(MEMORY_ALLOC(host, model->table.count, "an adapter"));
+    Status status = peft_read_tensors(folder, model->table.tensors, model->table.tensor_count, host);
     if (status == STATUS_OK) status = model_set(model, model->adapter, host);
     if (status == STATUS_OK) status = model_adapter_changed(model);
-    free(tensors);
     free(host);
     return status;
 }
 
 static Status check_init(const Config *config) {
     PeftConfig found;
-    TRY(peft_read_config(config->lora.init, &found));
+    TRY(peft_read_config(config->lora.init, arch_modules, &found));
     if (found.r != config->lora.r)
         return error_set(STATUS_USAGE, "lora.init: %s has r = %d but lora.r = %lld; make them equal", config->lora.init,
                          found.r, (long long)config->lora.r);
     if (found.alpha != config->lora.alpha)
         return error_set(STATUS_USAGE, "lora.init: %s has lora_alpha = %g but lora.alpha = %g; make them equal",
                          config->lora.init, found.alpha, config->lora.alpha);
-    for (int target = 0; target < CONFIG_TARGETS_MAX; target++)
-        if (found.target[target] != config->lora.target[target])
+    bool has[ARCH_MODULES], wanted[ARCH_MODULES];
+    names_read(arch_modules, found.target_modules, has);
+    names_read(arch_modules, config->lora.target_modules, wanted);
+    for (int i = 0; i < ARCH_MODULES; i++)
+        if (has[i] != wanted[i])
             return error_set(STATUS_USAGE, "lora.init: %s %s %s but lora.target_modules %s; make them equal",
-                             config->lora.init, found.target[target] ? "adapts" : "does not adapt",
-                             config_target_names[target], found.target[target] ? "does not" : "does");
+                             config->lora.init, has[i] ? "adapts" : "does not adapt", arch_modules[i],
+                             has[i] ? "does not" : "does");
     return STATUS_OK;
 }
 
@@ -548,12 +535,12 @@ void run_describe(const Run *run) {
     DeviceInfo info;
     model->options.backend->info(model->device, &info);
     const DType dtype = model->options.device.dtype;
-    log_info("%-8s %s: Llama, %d layers, hidden %d, vocabulary %d, %.1f M parameters in %s", "model",
-             config->model.path, c->layers, c->hidden, c->vocab,
+    log_info("%-8s %s: %s, %d layers, hidden %d, vocabulary %d, %.1f M parameters in %s", "model", config->model.path,
+             arch_of(c)->title, c->layers, c->hidden, c->vocab,
              (double)model_weight_bytes(c, dtype) / (double)dtype_size(dtype) / 1e6,
              dtype == DTYPE_BF16 ? "bfloat16" : "float32");
     log_info("%-8s LoRA r %lld alpha %g: %.2f M parameters", "adapter", (long long)config->lora.r, config->lora.alpha,
-             (double)model->adapter_count / 1e6);
+             (double)model->table.count / 1e6);
     run_describe_rows(run);
     const char *plural = run->comm->size == 1 ? "" : "s";
     if (is_gpu(&info))
@@ -601,9 +588,9 @@ static Status load_tuned(Run *run, const char *dir, char *from) {
             "%s: is of base weights with hash %016llx, but those of %s have %016llx; give model.path the "
             "model that the run was trained on",
             newest, (unsigned long long)checkpoint.model_hash, run->config.model.path, (unsigned long long)model->hash);
-    if (status == STATUS_OK && newest != NULL && checkpoint.count != model->adapter_count)
+    if (status == STATUS_OK && newest != NULL && checkpoint.count != model->table.count)
         status = error_set(STATUS_DATA, "%s: has %lld adapter weights, but the run's configuration makes %lld", newest,
-                           (long long)checkpoint.count, (long long)model->adapter_count);
+                           (long long)checkpoint.count, (long long)model->table.count);
     if (status == STATUS_OK) snprintf(from, PATH_MAX, "%s", finished ? adapter : newest);
     if (status == STATUS_OK && finished) status = run_read_adapter(run, adapter);
     if (status == STATUS_OK && !finished) status = model_set(model, model->adapter, checkpoint.adapter);
@@ -618,7 +605,7 @@ static Status load_config(Run *run, const char *source, bool is_run, const char 
     struct stat file;
     if (!is_run && stat(source, &file) == 0 && S_ISDIR(file.st_mode))
         return error_set(STATUS_USAGE, "%s: holds no config.cfg; give a run's folder or a configuration", source);
-    return config_load(&run->config, is_run ? path : source, 0, NULL);
+    return config_load(&run->config, arch_modules, is_run ? path : source, 0, NULL);
 }
 
 Status run_open_tuned(Run *run, const char *source, bool adapters, char *from) {

@@ -43,8 +43,6 @@ typedef struct LayoutSize {
 Status run_measure_layout(const Run *run, const Dataset *dataset, int first_rank, int end_rank, LayoutSize *size);
 // Sets the model's adapters to lora.init, or to a fresh adapter.
 Status run_first_adapter(Run *run);
-// The model's adapter tensors under PEFT's names, over a host vector of model->adapter_count. Caller frees *out.
-Status run_peft_tensors(const Model *model, float *host, PeftTensor **out);
 // Fills the model's adapter vector from a PEFT folder written for the same layers.
 Status run_read_adapter(Run *run, const char *folder);
 

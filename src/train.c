@@ -69,9 +69,9 @@ static Status write_checkpoint(Training *t) {
                     .skipped = t->progress.skipped,
                     .dataset_hash = run->train.hash,
                     .model_hash = model->hash,
-                    .count = model->adapter_count,
-                    .tensors = model->tensors,
-                    .tensor_count = model->tensor_count};
+                    .count = model->table.count,
+                    .tensors = model->table.tensors,
+                    .tensor_count = model->table.tensor_count};
     memcpy(c.run_id, t->progress.run_id, sizeof c.run_id);
     float **host[] = {&c.adapter, &c.adam_m, &c.adam_v};
     const float *device[] = {model->adapter, model->adam_m, model->adam_v};
@@ -115,21 +115,18 @@ static Status save_adapter(Training *t) {
     const Config *config = &t->run.config;
     if (!speaks(t)) return STATUS_OK;
     float *host = NULL;
-    PeftTensor *tensors = NULL;
-    Status status = MEMORY_ALLOC(host, model->adapter_count, "the adapter");
-    if (status == STATUS_OK) status = run_peft_tensors(model, host, &tensors);
+    Status status = MEMORY_ALLOC(host, model->table.count, "the adapter");
     if (status == STATUS_OK) status = model_get(model, model->adapter, host);
     if (status == STATUS_OK) {
         PeftConfig peft = {.r = (int32_t)config->lora.r,
                            .alpha = config->lora.alpha,
                            .dropout = config->lora.dropout,
                            .base_model = config->model.path};
-        memcpy(peft.target, config->lora.target, sizeof peft.target);
-        status = peft_write(t->path_adapter, &peft, tensors, model->tensor_count);
+        strcpy(peft.target_modules, config->lora.target_modules);
+        status = peft_write(t->path_adapter, &peft, model->table.tensors, model->table.tensor_count, host);
         log_info("%-8s %s (hash %016llx)", "adapter", t->path_adapter,
-                 (unsigned long long)hash_bytes(0, host, (size_t)model->adapter_count * sizeof(float)));
+                 (unsigned long long)hash_bytes(0, host, (size_t)model->table.count * sizeof(float)));
     }
-    free(tensors);
     free(host);
     return status;
 }
@@ -154,7 +151,7 @@ static Status open_folder(Training *t) {
     join_path(path, config->train.output_dir, "config.cfg");
     if (file_exists(path)) {
         Config saved;
-        TRY(config_load(&saved, path, 0, NULL));
+        TRY(config_load(&saved, arch_modules, path, 0, NULL));
         TRY(refuse_other_run(t, &saved, path));
     }
     char *text = config_text(config);
@@ -182,14 +179,14 @@ static Status read_checkpoint(Training *t, float *host[3], int64_t *micro_batch_
     Status status = checkpoint_read(path, &c);
     if (status == STATUS_OK) {
         Config saved;
-        status = config_parse(&saved, c.config, path, 0, NULL);
+        status = config_parse(&saved, arch_modules, c.config, path, 0, NULL);
         if (status == STATUS_OK) status = refuse_other_run(t, &saved, path);
         if (status == STATUS_OK && c.dataset_hash != run->train.hash)
             status = error_set(STATUS_USAGE,
                                "%s: the training rows are not those of this run any more; restore %s or choose "
                                "another train.output_dir",
                                path, run->config.data.train);
-        if (status == STATUS_OK && (c.model_hash != run->model.hash || c.count != run->model.adapter_count))
+        if (status == STATUS_OK && (c.model_hash != run->model.hash || c.count != run->model.table.count))
             status = error_set(STATUS_USAGE,
                                "%s: the model in %s is not that of this run any more; restore it or choose "
                                "another train.output_dir",
@@ -231,9 +228,9 @@ static Status restore(Training *t) {
     TRY(comm_broadcast(run->comm, &micro, sizeof micro, 0));
     if (run->config.train.micro_batch_tokens == 0) run->step.micro_batch_tokens = micro;
     float *device[] = {model->adapter, model->adam_m, model->adam_v};
-    const size_t bytes = (size_t)model->adapter_count * sizeof(float);
+    const size_t bytes = (size_t)model->table.count * sizeof(float);
     for (int i = 0; i < 3 && status == STATUS_OK; i++) {
-        if (host[i] == NULL) status = MEMORY_ALLOC(host[i], model->adapter_count, "a checkpoint");
+        if (host[i] == NULL) status = MEMORY_ALLOC(host[i], model->table.count, "a checkpoint");
         if (status == STATUS_OK) status = comm_broadcast(run->comm, host[i], bytes, 0);
         if (status == STATUS_OK) status = model_set(model, device[i], host[i]);
     }
@@ -368,7 +365,7 @@ static Status update(Training *t, MetricsRow *row) {
     const Config *config = &run->config;
     const Backend *backend = model->options.backend;
     double squares;
-    TRY(backend->sum_squares(model->device, model->gradient, (size_t)model->adapter_count, &squares));
+    TRY(backend->sum_squares(model->device, model->gradient, (size_t)model->table.count, &squares));
     row->grad_norm = sqrt(squares);
     row->learning_rate = optim_learning_rate((Scheduler)config->train.lr_scheduler_type, config->train.learning_rate,
                                              row->step, config->train.warmup_steps, t->total_steps);
@@ -390,7 +387,7 @@ static Status update(Training *t, MetricsRow *row) {
                          .gradient_scale = (float)optim_clip_scale(row->grad_norm, config->train.max_grad_norm),
                          .step = row->step - t->progress.skipped};
     TRY(backend->adamw(model->device, &adamw, model->adapter, model->adam_m, model->adam_v, model->gradient,
-                       (size_t)model->adapter_count));
+                       (size_t)model->table.count));
     return model_adapter_changed(model);
 }
 
@@ -523,7 +520,7 @@ static Status train(Training *t) {
 static Status run_command(Comm *comm, int argc, char **argv) {
     Training t = {.run.comm = comm, .lock = -1};
     TRY(comm_agree(comm, command_parse(&command_train, &argc, argv, NULL)));
-    TRY(comm_agree(comm, config_load(&t.run.config, argv[0], argc - 1, argv + 1)));
+    TRY(comm_agree(comm, config_load(&t.run.config, arch_modules, argv[0], argc - 1, argv + 1)));
     comm->timeout_seconds = t.run.config.device.timeout_seconds;
     Status status = train(&t);
     Status closed = metrics_close(t.metrics);
