@@ -1,16 +1,10 @@
 // checkpoints/step-N.h5: the whole state of a run, independent of the rank count.
 #pragma once
+#include "src/base/adapter.h"
 #include "src/base/status.h"
 #include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
-
-// The table that cuts the flat adapter vectors.
-typedef struct AdapterTensor {
-    char name[128]; // PEFT's name without "base_model.model.", e.g. model.layers.0.self_attn.q_proj.lora_A.weight
-    int64_t offset; // elements
-    int32_t rows, cols;
-} AdapterTensor;
 
 #define RUN_ID_MAX 40
 
@@ -22,7 +16,7 @@ typedef struct Checkpoint {
     uint64_t dataset_hash, model_hash;
     int64_t count; // elements of each vector
     float *adapter, *adam_m, *adam_v;
-    AdapterTensor *tensors; // [tensor_count]
+    AdapterTensor *tensors; // [tensor_count]: cuts the vectors
     int32_t tensor_count;
 } Checkpoint;
 

@@ -18,9 +18,6 @@
 
 #define CONFIG_FILE_MAX (1 << 20)
 
-const char *const config_target_names[CONFIG_TARGETS_MAX] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                             "gate_proj", "up_proj", "down_proj"};
-
 typedef enum Type {
     STRING,
     WORD,
@@ -29,8 +26,8 @@ typedef enum Type {
     FLOAT,
     FLOAT_OR_AUTO,
     BOOL,
-    TARGETS
-} Type; // WORD: a string out of `words`
+    MODULES // a choice of names
+} Type;     // WORD: a string out of `words`
 
 typedef enum Range {
     ANY,
@@ -87,7 +84,7 @@ static const Option OPTIONS[] = {
      "adapters are scaled by alpha / r"},
     {"lora.dropout", FLOAT, AT(lora.dropout), "0.0", true, BELOW_MAX, 0, 1, {0},
      "share of adapter inputs dropped in training"},
-    {"lora.target_modules", TARGETS, AT(lora.target), "q_proj,v_proj", true, ANY, 0, 0, {0},
+    {"lora.target_modules", MODULES, AT(lora.target_modules), "q_proj,v_proj", true, ANY, 0, 0, {0},
      "linear layers that get an adapter; \"all-linear\": all seven"},
     {"lora.init", STRING, AT(lora.init), "", true, ANY, 0, 0, {0},
      "PEFT adapter folder to start from"},
@@ -168,6 +165,7 @@ typedef struct Value {
 // One reading: what is filled, and who set each option: 0 nobody, n > 0 line n of the file, n < 0 word -n - 1.
 typedef struct Reading {
     Config *config;
+    const char *const *modules;
     const char *name;
     char *const *words;
     long set_by[OPTION_COUNT];
@@ -208,7 +206,7 @@ static Status refuse_key(const char *where, const char *key) {
 static void expected(const Option *option, char *out, size_t size) {
     static const char *const plain[] = {[STRING] = "a string",    [INT] = "an integer",
                                         [FLOAT] = "a number",     [FLOAT_OR_AUTO] = "a number or \"auto\"",
-                                        [BOOL] = "true or false", [TARGETS] = "a list of module names"};
+                                        [BOOL] = "true or false", [MODULES] = "a list of module names"};
     if (option->type != WORD && option->type != ENUM) {
         snprintf(out, size, "%s", plain[option->type]);
         return;
@@ -345,35 +343,52 @@ static Status set_word(const Option *option, const Value *value, int *index) {
                      value->text, wanted);
 }
 
+// ["a", "b"] for "a,b".
+static void bracketed(const char *names, char *out, size_t size) {
+    size_t used = (size_t)snprintf(out, size, "[");
+    for (const char *at = names; *at != '\0' && used < size;) {
+        const int length = (int)strcspn(at, ",");
+        used += (size_t)snprintf(out + used, size - used, "\"%.*s\"%s", length, at, at[length] == ',' ? ", " : "");
+        at += length + (at[length] == ',');
+    }
+    if (used < size) snprintf(out + used, size - used, "]");
+}
+
 // "a,b", with or without the brackets and quotes of libconfig.
-static Status set_targets(const Option *option, const Value *value, bool *out) {
+static Status set_modules(const Option *option, const Value *value, const char *const *modules, char *out) {
     if (value->kind != A_STRING && value->kind != A_LIST) return refuse_type(option, value);
-    memset(out, 0, CONFIG_TARGETS_MAX * sizeof *out);
     static const char between[] = "[](), \t\"";
-    bool any = false;
+    bool chosen[NAMES_MAX] = {0}, any = false;
+    char list[512];
     for (const char *at = value->text + strspn(value->text, between); *at != '\0'; at += strspn(at, between)) {
-        size_t length = strcspn(at, between);
-        bool all = length == strlen("all-linear") && strncmp(at, "all-linear", length) == 0, known = all;
-        for (int i = 0; i < CONFIG_TARGETS_MAX; i++) {
-            bool match = strlen(config_target_names[i]) == length && strncmp(config_target_names[i], at, length) == 0;
-            if (all || match) out[i] = known = true;
-        }
-        if (!known)
+        const size_t length = strcspn(at, between);
+        const bool all = length == strlen("all-linear") && strncmp(at, "all-linear", length) == 0;
+        const int index = names_find(modules, at, length);
+        for (int i = 0; all && modules[i] != NULL; i++) chosen[i] = true;
+        if (index >= 0) chosen[index] = true;
+        if (!all && index < 0) {
+            names_list(modules, ", ", list, sizeof list);
             return error_set(STATUS_USAGE,
-                             "%s: %s names \"%.*s\", which is no linear layer of a Llama block; take q_proj, k_proj, "
-                             "v_proj, o_proj, gate_proj, up_proj, down_proj or \"all-linear\"",
-                             value->where, option->key, length > 100 ? 100 : (int)length, at);
+                             "%s: %s names \"%.*s\", which is no linear layer of a Llama block; take %s or "
+                             "\"all-linear\"",
+                             value->where, option->key, length > 100 ? 100 : (int)length, at, list);
+        }
         any = true;
         at += length;
     }
-    if (!any)
-        return error_set(STATUS_USAGE, "%s: %s is empty; name at least one module, e.g. [\"q_proj\", \"v_proj\"]",
-                         value->where, option->key);
-    return STATUS_OK;
+    if (!any) {
+        bracketed(option->preset, list, sizeof list);
+        return error_set(STATUS_USAGE, "%s: %s is empty; name at least one module, e.g. %s", value->where, option->key,
+                         list);
+    }
+    return names_write(modules, chosen, out, CONFIG_TEXT_MAX)
+               ? STATUS_OK
+               : error_set(STATUS_USAGE, "%s: %s is longer than %d bytes", value->where, option->key,
+                           CONFIG_TEXT_MAX - 1);
 }
 
-static Status set_option(Config *config, const Option *option, const Value *value) {
-    void *field = (char *)config + option->offset;
+static Status set_option(const Reading *reading, const Option *option, const Value *value) {
+    void *field = (char *)reading->config + option->offset;
     int index;
     if (value->kind == A_GROUP) return refuse_type(option, value);
     switch (option->type) {
@@ -389,8 +404,8 @@ static Status set_option(Config *config, const Option *option, const Value *valu
     case FLOAT:
     case FLOAT_OR_AUTO:
         return set_float(option, value, field);
-    case TARGETS:
-        return set_targets(option, value, field);
+    case MODULES:
+        return set_modules(option, value, reading->modules, field);
     case BOOL:
         if (value->kind != A_BOOL) return refuse_type(option, value);
         *(bool *)field = strcasecmp(value->text, "true") == 0;
@@ -550,7 +565,7 @@ static Status read_group(Reading *reading, const config_setting_t *group, const 
         if (is_group) return error_set(STATUS_USAGE, "%s: %s is a group; write %s: { ... }", where, key, key);
         if (option < 0) return refuse_key(where, key);
         Value value = file_value(setting, next, where, text, sizeof text);
-        TRY(set_option(reading->config, &OPTIONS[option], &value));
+        TRY(set_option(reading, &OPTIONS[option], &value));
         reading->set_by[option] = line;
     }
     return STATUS_OK;
@@ -604,7 +619,7 @@ static Status read_words(Reading *reading, int count) {
         if (reading->set_by[option] < 0)
             return error_set(STATUS_USAGE, "%s: %s is given twice; give it once", word, key);
         Value value = typed_value(equals + 1, word, buffer);
-        TRY(set_option(reading->config, &OPTIONS[option], &value));
+        TRY(set_option(reading, &OPTIONS[option], &value));
         reading->set_by[option] = -i - 1;
     }
     return STATUS_OK;
@@ -670,26 +685,28 @@ static Status check_together(const Reading *reading) {
     return STATUS_OK;
 }
 
-Status config_parse(Config *out, const char *text, const char *name, int override_count, char *const *overrides) {
-    Reading reading = {.config = out, .name = name, .words = overrides};
+Status config_parse(Config *out, const char *const *modules, const char *text, const char *name, int override_count,
+                    char *const *overrides) {
+    Reading reading = {.config = out, .modules = modules, .name = name, .words = overrides};
     memset(out, 0, sizeof *out);
     for (int i = 0; i < OPTION_COUNT; i++) {
         char buffer[CONFIG_TEXT_MAX + 2];
         if (OPTIONS[i].preset[0] == '\0') continue;
         Value value = typed_value(OPTIONS[i].preset, OPTIONS[i].key, buffer);
-        TRY(set_option(out, &OPTIONS[i], &value));
+        TRY(set_option(&reading, &OPTIONS[i], &value));
     }
     TRY(read_text(&reading, text));
     TRY(read_words(&reading, override_count));
     return check_together(&reading);
 }
 
-Status config_load(Config *out, const char *file, int override_count, char *const *overrides) {
+Status config_load(Config *out, const char *const *modules, const char *file, int override_count,
+                   char *const *overrides) {
     char *text;
     size_t bytes;
     if (file_read(file, CONFIG_FILE_MAX, &text, &bytes) != STATUS_OK) return STATUS_USAGE;
     Status status = strlen(text) != bytes ? error_set(STATUS_USAGE, "%s: is not a text file", file)
-                                          : config_parse(out, text, file, override_count, overrides);
+                                          : config_parse(out, modules, text, file, override_count, overrides);
     free(text);
     return status;
 }
@@ -720,7 +737,6 @@ static void print_string(FILE *to, const char *text) {
 
 static void print_value(FILE *to, const Option *option, const Config *config) {
     const void *field = (const char *)config + option->offset;
-    const char *between = "";
     switch (option->type) {
     case STRING:
     case WORD:
@@ -744,14 +760,11 @@ static void print_value(FILE *to, const Option *option, const Config *config) {
     case BOOL:
         fputs(*(const bool *)field ? "true" : "false", to);
         break;
-    case TARGETS:
-        fputc('[', to);
-        for (int i = 0; i < CONFIG_TARGETS_MAX; i++) {
-            if (!((const bool *)field)[i]) continue;
-            fprintf(to, "%s\"%s\"", between, config_target_names[i]);
-            between = ", ";
-        }
-        fputc(']', to);
+    case MODULES: {
+        char list[2 * CONFIG_TEXT_MAX];
+        bracketed(field, list, sizeof list);
+        fputs(list, to);
+    }
     }
 }
 
@@ -814,33 +827,26 @@ static void preset_text(const Option *option, char *out, size_t size) {
     if (option->preset[0] == '\0') return;
     if (option->type == WORD || option->type == ENUM) {
         snprintf(out, size, "\"%s\"", option->preset);
-    } else if (option->type == TARGETS) {
-        size_t used = (size_t)snprintf(out, size, "[");
-        for (const char *name = option->preset; *name != '\0' && used < size;) {
-            const int length = (int)strcspn(name, ",");
-            used +=
-                (size_t)snprintf(out + used, size - used, "\"%.*s\"%s", length, name, name[length] == ',' ? ", " : "]");
-            name += length + (name[length] == ',');
-        }
+    } else if (option->type == MODULES) {
+        bracketed(option->preset, out, size);
     } else {
         snprintf(out, size, "%s", option->preset);
     }
 }
 
-static void list_words(const Option *option, ConfigKey *key) {
+static void list_words(const Option *option, const char *const *modules, ConfigKey *key) {
     static const char *const truths[] = {"true", "false", NULL}, *const automatic[] = {"auto", NULL};
     const char *const *words = option->type == WORD || option->type == ENUM ? option->words
                                : option->type == BOOL                       ? truths
                                : option->type == FLOAT_OR_AUTO              ? automatic
-                               : option->type == TARGETS                    ? config_target_names
+                               : option->type == MODULES                    ? modules
                                                                             : NULL;
-    const int most = option->type == TARGETS ? CONFIG_TARGETS_MAX : (int)(sizeof option->words / sizeof *words);
     int count = 0;
-    for (; words != NULL && count < most && words[count] != NULL; count++) key->words[count] = words[count];
-    if (option->type == TARGETS) key->words[count] = "all-linear";
+    for (; words != NULL && words[count] != NULL; count++) key->words[count] = words[count];
+    if (option->type == MODULES) key->words[count] = "all-linear";
 }
 
-bool config_key(int index, ConfigKey *out) {
+bool config_key(int index, const char *const *modules, ConfigKey *out) {
     if (index < 0 || index >= OPTION_COUNT) return false;
     const Option *option = &OPTIONS[index];
     *out = (ConfigKey){.name = option->key,
@@ -848,13 +854,13 @@ bool config_key(int index, ConfigKey *out) {
                        .help = option->help,
                        .needed = option->range == NEEDED,
                        .path = option->type == STRING, // every free string is a path
-                       .list = option->type == TARGETS,
+                       .list = option->type == MODULES,
                        .alters = option->alters};
     expected(option, out->takes, sizeof out->takes);
     if (option->range != NEEDED) range_text(option, out->range, sizeof out->range);
     if (out->path) snprintf(out->takes, sizeof out->takes, "a path");
     preset_text(option, out->preset, sizeof out->preset);
-    list_words(option, out);
+    list_words(option, modules, out);
     return true;
 }
 
@@ -862,7 +868,7 @@ bool config_help(FILE *to, const char *group, int width) {
     enum { INDENT = 27 };
     ConfigKey key;
     const char *last = NULL;
-    for (int i = 0; config_key(i, &key); i++) {
+    for (int i = 0; config_key(i, NULL, &key); i++) {
         if (group != NULL && (strncmp(group, key.name, (size_t)key.group) != 0 || group[key.group] != '\0')) continue;
         if (last == NULL || strncmp(last, key.name, (size_t)key.group + 1) != 0)
             fprintf(to, "%s%.*s\n", last == NULL ? "" : "\n", key.group, key.name);

@@ -1,12 +1,12 @@
 // The configuration: one struct, filled from a libconfig file and key=value words through one option table (config.c),
 // which also gives the help text, the ranges and the nearest key of an unknown one.
 #pragma once
+#include "src/base/names.h"
 #include "src/base/status.h"
 #include <stdint.h>
 #include <stdio.h>
 
-#define CONFIG_TEXT_MAX    1024 // of a string value
-#define CONFIG_TARGETS_MAX 7    // linear layers of a Llama block
+#define CONFIG_TEXT_MAX 1024 // of a string value
 
 typedef enum LossType { LOSS_KTO = 0, LOSS_APO_ZERO_UNPAIRED = 1, LOSS_DPO = 2 } LossType;
 typedef enum Scheduler { SCHEDULER_COSINE = 0, SCHEDULER_LINEAR = 1, SCHEDULER_CONSTANT = 2 } Scheduler;
@@ -28,7 +28,7 @@ typedef struct Config {
     struct {
         int64_t r;
         double alpha, dropout;
-        bool target[CONFIG_TARGETS_MAX]; // q_proj k_proj v_proj o_proj gate_proj up_proj down_proj
+        char target_modules[CONFIG_TEXT_MAX]; // a choice of names (src/base/names.h)
         char init[CONFIG_TEXT_MAX];
     } lora;
     struct {
@@ -61,16 +61,17 @@ typedef struct Config {
     } device;
 } Config;
 
-extern const char *const config_target_names[CONFIG_TARGETS_MAX]; // "q_proj", ...
-
-// Defaults, then the file, then the key=value words. Errors (STATUS_USAGE) name FILE:LINE or the word, what is wrong,
+// Defaults, then the file, then the key=value words. `modules` are the names that lora.target_modules may have
+// (arch_modules of src/model/arch.h). Errors (STATUS_USAGE) name FILE:LINE or the word, what is wrong,
 // and the nearest key of an unknown one. Also refuses combinations that cannot work (max_prompt_length >= max_length,
 // two "auto" weights, a missing model.path, data.train or train.output_dir). Relative paths in the file are taken
 // relative to the current directory, as written.
-Status config_load(Config *out, const char *file, int override_count, char *const *overrides);
+Status config_load(Config *out, const char *const *modules, const char *file, int override_count,
+                   char *const *overrides);
 
 // The same from text, e.g. the config attribute of a checkpoint; `name` stands for the file in messages.
-Status config_parse(Config *out, const char *text, const char *name, int override_count, char *const *overrides);
+Status config_parse(Config *out, const char *const *modules, const char *text, const char *name, int override_count,
+                    char *const *overrides);
 
 // Every key with its value, as a libconfig file that config_parse reads back to the same struct. Caller frees.
 // Returns NULL when out of memory. (Not config_write: libconfig exports a function of that name.)
@@ -83,21 +84,21 @@ bool config_same_run(const Config *saved, const Config *now, char key[64], char 
 
 // One row of the option table, for help, manual and completion.
 typedef struct ConfigKey {
-    const char *name; // "train.learning_rate"
-    int group;        // bytes of the name before the dot
-    char takes[128];  // "a number", "\"kto\" or \"dpo\"", ...
-    char range[96];   // "> 0"; "": any
-    char preset[128]; // the default as a file has it, "[\"q_proj\", \"v_proj\"]"; "": none
-    const char *help; // one line
-    bool needed;      // has no default
-    bool path;        // of a file or folder
-    bool list;        // of the words below, separated by commas on the command line
-    bool alters;      // another value gives another result: a run is not resumed across a change
-    const char *words[CONFIG_TARGETS_MAX + 2]; // the words that the value may be; NULL ends them
+    const char *name;                 // "train.learning_rate"
+    int group;                        // bytes of the name before the dot
+    char takes[128];                  // "a number", "\"kto\" or \"dpo\"", ...
+    char range[96];                   // "> 0"; "": any
+    char preset[128];                 // the default as a file has it, "[\"q_proj\", \"v_proj\"]"; "": none
+    const char *help;                 // one line
+    bool needed;                      // has no default
+    bool path;                        // of a file or folder
+    bool list;                        // of the words below, separated by commas on the command line
+    bool alters;                      // another value gives another result: a run is not resumed across a change
+    const char *words[NAMES_MAX + 2]; // the words that the value may be; NULL ends them
 } ConfigKey;
 
-// Row `index` of the table, which is sorted by groups; false: it has no such row.
-bool config_key(int index, ConfigKey *out);
+// Row `index` of the table, which is sorted by groups; false: it has no such row. `modules` as above.
+bool config_key(int index, const char *const *modules, ConfigKey *out);
 
 // The option table as help text by groups: name, help, type, range, default; lines of at most `width` columns.
 // `group`: this one alone; NULL: all. False: there is no such group.

@@ -73,24 +73,44 @@ static Status read_bool(const Reader *in, const char *key, bool *out) {
     return STATUS_OK;
 }
 
-// Mistral's arithmetic is Llama's as long as its attention has no window.
-static Status check_family(const Reader *in) {
+typedef struct Family {
+    const char *model_type, *architecture;
+} Family;
+
+static const Family families[MODEL_FAMILIES] = {
+    [MODEL_LLAMA] = {"llama", "LlamaForCausalLM"}, [MODEL_MISTRAL] = {"mistral", "MistralForCausalLM"}};
+
+// "\"llama\" and \"mistral\""
+static void list_families(char *out, size_t size) {
+    size_t used = 0;
+    for (int i = 0; i < MODEL_FAMILIES && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s\"%s\"",
+                                 i == 0                   ? ""
+                                 : i + 1 < MODEL_FAMILIES ? ", "
+                                                          : " and ",
+                                 families[i].model_type);
+}
+
+static Status read_family(const Reader *in, ModelConfig *out) {
+    char known[256];
+    list_families(known, sizeof known);
     const char *type = json_string_value(json_object_get(in->root, "model_type"));
-    if (type == NULL)
-        return error_set(STATUS_DATA, "%s: key model_type is missing; supported are \"llama\" and \"mistral\"",
-                         in->path);
-    bool mistral = strcmp(type, "mistral") == 0;
-    if (!mistral && strcmp(type, "llama") != 0)
-        return error_set(STATUS_DATA, "%s: model_type \"%s\" is not supported; supported are \"llama\" and \"mistral\"",
-                         in->path, type);
+    if (type == NULL) return error_set(STATUS_DATA, "%s: key model_type is missing; supported are %s", in->path, known);
+    int found = 0;
+    while (found < MODEL_FAMILIES && strcmp(type, families[found].model_type) != 0) found++;
+    if (found == MODEL_FAMILIES)
+        return error_set(STATUS_DATA, "%s: model_type \"%s\" is not supported; supported are %s", in->path, type,
+                         known);
+    out->family = (ModelFamily)found;
     const json_t *architectures = value_of(in->root, "architectures");
     const char *architecture = json_string_value(json_array_get(architectures, 0));
-    const char *wanted = mistral ? "MistralForCausalLM" : "LlamaForCausalLM";
+    const char *wanted = families[found].architecture;
     if (architectures != NULL && (architecture == NULL || strcmp(architecture, wanted) != 0))
         return error_set(STATUS_DATA, "%s: architectures names \"%s\"; supported is \"%s\"", in->path,
                          architecture == NULL ? "" : architecture, wanted);
-    // transformers takes a missing sliding_window for 4096, so only an explicit null means that there is none.
-    if (mistral && !json_is_null(json_object_get(in->root, "sliding_window")))
+    // Mistral's arithmetic is Llama's as long as its attention has no window; transformers takes a missing
+    // sliding_window for 4096, so only an explicit null means that there is none.
+    if (out->family == MODEL_MISTRAL && !json_is_null(json_object_get(in->root, "sliding_window")))
         return error_set(
             STATUS_DATA,
             "%s: sliding_window is not null; sliding-window attention is not supported, choose a model without",
@@ -189,12 +209,13 @@ Status model_config_read(ModelConfig *out, const char *model_dir) {
     TRY(json_file_object(path, CONFIG_BYTES_MAX, &root));
     Reader in = {.path = path, .root = root};
     Status status;
-    TRY_GOTO(check_family(&in), done);
+    TRY_GOTO(read_family(&in, out), done);
     TRY_GOTO(check_unsupported(&in), done);
     TRY_GOTO(read_sizes(&in, out), done);
     TRY_GOTO(read_rope(&in, out), done);
     TRY_GOTO(read_bool(&in, "tie_word_embeddings", &out->tied_head), done);
-    TRY_GOTO(read_bool(&in, "attention_bias", &out->attention_bias), done);
+    TRY_GOTO(read_bool(&in, "attention_bias", &out->qkv_bias), done);
+    out->o_bias = out->qkv_bias; // transformers' LlamaAttention gives all four one or none
 done:
     json_decref(root);
     return status;

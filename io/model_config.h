@@ -3,15 +3,19 @@
 #include "src/base/status.h"
 #include <stdint.h>
 
+// What model_type names. src/model/arch.h has the tensors of each.
+typedef enum ModelFamily { MODEL_LLAMA, MODEL_MISTRAL, MODEL_FAMILIES } ModelFamily;
+
 typedef struct ModelConfig {
+    ModelFamily family;
     int32_t hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, max_position;
     float rms_norm_eps;
     double rope_theta;
     bool rope_llama3; // rope_scaling of type "llama3", with the next four
     double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
     int32_t rope_original_max_position;
-    bool tied_head;      // lm_head is the embedding
-    bool attention_bias; // q, k, v and o have biases
+    bool tied_head;        // lm_head is the embedding
+    bool qkv_bias, o_bias; // q, k and v have biases; o has one
 } ModelConfig;
 
 // STATUS_DATA with the file, the key and what is supported: not a Llama-family model, other activations, other rope

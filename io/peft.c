@@ -1,12 +1,13 @@
 // The adapter folder of PEFT: adapter_config.json and adapter_model.safetensors. Written with the keys that every PEFT
-// since 0.5 knows, so that older ones load it too; read as PEFT 0.21 writes it. What an adapter means is
-// src/model/model's.
+// since 0.5 knows, so that older ones load it too; read as PEFT 0.21 writes it. What an adapter means, and the names of
+// modules and tensors, are src/model's.
 #include "io/peft.h"
 
 #include "io/files.h"
 #include "io/json_file.h"
 #include "io/safetensors.h"
 #include "src/base/memory.h"
+#include "src/base/names.h"
 
 #include <inttypes.h>
 #include <limits.h>
@@ -25,8 +26,11 @@ static json_t *number(double value) {
 
 static char *adapter_config_text(const PeftConfig *config) {
     json_t *targets = json_array();
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++)
-        if (config->target[i]) json_array_append_new(targets, json_string(config_target_names[i]));
+    for (const char *at = config->target_modules; *at != '\0'; at += *at == ',') {
+        const size_t length = strcspn(at, ",");
+        json_array_append_new(targets, json_stringn(at, length));
+        at += length;
+    }
     json_t *root =
         json_pack("{s:{}, s:n, s:s?, s:s, s:b, s:b, s:b}", "alpha_pattern", "auto_mapping", "base_model_name_or_path",
                   config->base_model, "bias", "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1);
@@ -42,25 +46,47 @@ static char *adapter_config_text(const PeftConfig *config) {
     return text;
 }
 
-Status peft_write(const char *dir, const PeftConfig *config, const PeftTensor *tensors, int count) {
+// A tensor's name in the file: PEFT puts the model into two wrappers.
+typedef struct PeftName {
+    char text[ADAPTER_NAME_MAX + 20];
+} PeftName;
+
+static PeftName peft_name(const AdapterTensor *tensor) {
+    PeftName name;
+    snprintf(name.text, sizeof name.text, "base_model.model.%s", tensor->name);
+    return name;
+}
+
+static Status write_tensors(const char *dir, const AdapterTensor *tensors, int count, const float *adapter) {
     char path[PATH_MAX];
-    TRY(folder_make(dir));
     Tensor *list = NULL;
-    TRY(MEMORY_ALLOC(list, count, "adapter tensor table"));
-    for (int i = 0; i < count; i++)
-        list[i] = (Tensor){.name = tensors[i].name,
+    PeftName *names = NULL;
+    Status status = MEMORY_ALLOC(list, count, "adapter tensor table");
+    if (status == STATUS_OK) status = MEMORY_ALLOC(names, count, "adapter tensor table");
+    for (int i = 0; i < count && status == STATUS_OK; i++) {
+        names[i] = peft_name(&tensors[i]);
+        list[i] = (Tensor){.name = names[i].text,
                            .type = TENSOR_F32,
                            .dims = 2,
                            .shape = {tensors[i].rows, tensors[i].cols},
-                           .data = tensors[i].data};
+                           .data = adapter + tensors[i].offset};
+    }
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", dir);
-    Status status = tensor_file_write(path, list, count);
+    if (status == STATUS_OK) status = tensor_file_write(path, list, count);
+    free(names);
     free(list);
-    TRY(status);
+    return status;
+}
+
+Status peft_write(const char *dir, const PeftConfig *config, const AdapterTensor *tensors, int count,
+                  const float *adapter) {
+    char path[PATH_MAX];
+    TRY(folder_make(dir));
+    TRY(write_tensors(dir, tensors, count, adapter));
     char *text = adapter_config_text(config);
     if (text == NULL) return error_set(STATUS_FAILED, "%s: out of memory while writing adapter_config.json", dir);
     snprintf(path, sizeof path, "%s/adapter_config.json", dir); // last: a folder that has it is complete
-    status = file_write_durable(path, text, strlen(text));
+    Status status = file_write_durable(path, text, strlen(text));
     free(text);
     return status;
 }
@@ -136,32 +162,38 @@ static Status check_kind(const char *path, const json_t *root) {
     return STATUS_OK;
 }
 
-static Status read_targets(const char *path, const json_t *root, PeftConfig *out) {
-    const json_t *targets = json_object_get(root, "target_modules");
+static Status choose_modules(const char *path, const json_t *targets, const char *const *modules,
+                             bool chosen[NAMES_MAX]) {
     if (json_is_string(targets)) {
         if (strcmp(json_string_value(targets), "all-linear") != 0)
             return error_set(
                 STATUS_DATA,
                 "%s: target_modules is the pattern \"%s\"; supported are \"all-linear\" and a list of module names",
                 path, json_string_value(targets));
-        for (int i = 0; i < CONFIG_TARGETS_MAX; i++) out->target[i] = true;
+        for (int i = 0; modules[i] != NULL; i++) chosen[i] = true;
         return STATUS_OK;
     }
     if (json_array_size(targets) == 0)
         return error_set(STATUS_DATA, "%s: target_modules must be a list of module names", path);
     for (size_t i = 0; i < json_array_size(targets); i++) {
         const char *name = json_string_value(json_array_get(targets, i));
-        int known = 0;
-        while (known < CONFIG_TARGETS_MAX && (name == NULL || strcmp(name, config_target_names[known]) != 0)) known++;
-        if (known == CONFIG_TARGETS_MAX)
-            return error_set(
-                STATUS_DATA,
-                "%s: target_modules names \"%s\"; supported are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj "
-                "and down_proj",
-                path, name == NULL ? "" : name);
-        out->target[known] = true;
+        const int known = name == NULL ? -1 : names_find(modules, name, strlen(name));
+        if (known < 0) {
+            char list[512];
+            names_list(modules, " and ", list, sizeof list);
+            return error_set(STATUS_DATA, "%s: target_modules names \"%s\"; supported are %s", path,
+                             name == NULL ? "" : name, list);
+        }
+        chosen[known] = true;
     }
     return STATUS_OK;
+}
+
+static Status read_modules(const char *path, const json_t *root, const char *const *modules, PeftConfig *out) {
+    bool chosen[NAMES_MAX] = {0};
+    TRY(choose_modules(path, json_object_get(root, "target_modules"), modules, chosen));
+    if (names_write(modules, chosen, out->target_modules, sizeof out->target_modules)) return STATUS_OK;
+    return error_set(STATUS_DATA, "%s: target_modules is longer than %d bytes", path, PEFT_MODULES_MAX - 1);
 }
 
 static Status read_numbers(const char *path, const json_t *root, PeftConfig *out) {
@@ -180,7 +212,7 @@ static Status read_numbers(const char *path, const json_t *root, PeftConfig *out
     return STATUS_OK;
 }
 
-Status peft_read_config(const char *dir, PeftConfig *out) {
+Status peft_read_config(const char *dir, const char *const *modules, PeftConfig *out) {
     *out = (PeftConfig){0};
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/adapter_config.json", dir);
@@ -192,7 +224,7 @@ Status peft_read_config(const char *dir, PeftConfig *out) {
     TRY_GOTO(check_kind(path, root), done);
     TRY_GOTO(check_keys(path, root), done);
     TRY_GOTO(read_numbers(path, root, out), done);
-    TRY_GOTO(read_targets(path, root, out), done);
+    TRY_GOTO(read_modules(path, root, modules, out), done);
 done:
     json_decref(root);
     return status;
@@ -200,11 +232,11 @@ done:
 
 // Every tensor of the file must be asked for: one left over means that the adapter does more than the caller would
 // apply.
-static Status check_left_over(const TensorFiles *files, const PeftTensor *tensors, int count) {
+static Status check_left_over(const TensorFiles *files, const AdapterTensor *tensors, int count) {
     for (int i = 0; i < tensor_files_count(files); i++) {
         const Tensor *found = tensor_files_at(files, i);
         int known = 0;
-        while (known < count && strcmp(tensors[known].name, found->name) != 0) known++;
+        while (known < count && strcmp(peft_name(&tensors[known]).text, found->name) != 0) known++;
         if (known == count)
             return error_set(STATUS_DATA, "%s: tensor %s belongs to no target module of this model", found->file,
                              found->name);
@@ -212,26 +244,28 @@ static Status check_left_over(const TensorFiles *files, const PeftTensor *tensor
     return STATUS_OK;
 }
 
-static Status read_all(const char *path, const TensorFiles *files, PeftTensor *tensors, int count) {
+static Status read_all(const char *path, const TensorFiles *files, const AdapterTensor *tensors, int count,
+                       float *adapter) {
     for (int i = 0; i < count; i++) {
+        const PeftName name = peft_name(&tensors[i]);
         const Tensor *found = NULL;
         int64_t shape[2] = {tensors[i].rows, tensors[i].cols};
         for (int j = 0; j < tensor_files_count(files) && found == NULL; j++)
-            if (strcmp(tensor_files_at(files, j)->name, tensors[i].name) == 0) found = tensor_files_at(files, j);
-        if (found == NULL) return error_set(STATUS_DATA, "%s: tensor %s is missing", path, tensors[i].name);
+            if (strcmp(tensor_files_at(files, j)->name, name.text) == 0) found = tensor_files_at(files, j);
+        if (found == NULL) return error_set(STATUS_DATA, "%s: tensor %s is missing", path, name.text);
         if (found->dims != 2 || found->shape[0] != shape[0] || found->shape[1] != shape[1])
             return error_set(
                 STATUS_DATA,
                 "%s: tensor %s has shape [%" PRId64 ", %" PRId64 "], but the model and adapter_config.json ask "
                 "for [%" PRId64 ", %" PRId64 "]",
-                path, tensors[i].name, found->shape[0], found->dims > 1 ? found->shape[1] : 1, shape[0], shape[1]);
-        TRY(tensor_files_get(files, tensors[i].name, 2, shape, &found)); // refuses what is not a float
-        tensor_to_f32(found->data, found->type, (size_t)(shape[0] * shape[1]), tensors[i].data);
+                path, name.text, found->shape[0], found->dims > 1 ? found->shape[1] : 1, shape[0], shape[1]);
+        TRY(tensor_files_get(files, name.text, 2, shape, &found)); // refuses what is not a float
+        tensor_to_f32(found->data, found->type, (size_t)(shape[0] * shape[1]), adapter + tensors[i].offset);
     }
     return check_left_over(files, tensors, count);
 }
 
-Status peft_read_tensors(const char *dir, PeftTensor *tensors, int count) {
+Status peft_read_tensors(const char *dir, const AdapterTensor *tensors, int count, float *adapter) {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", dir);
     if (!file_exists(path))
@@ -241,7 +275,7 @@ Status peft_read_tensors(const char *dir, PeftTensor *tensors, int count) {
             dir);
     TensorFiles *files = NULL;
     TRY(tensor_files_open(&files, path));
-    Status status = read_all(path, files, tensors, count);
+    Status status = read_all(path, files, tensors, count, adapter);
     tensor_files_close(files);
     return status;
 }

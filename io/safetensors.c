@@ -1,6 +1,6 @@
 // The safetensors format (https://github.com/huggingface/safetensors, "Format"): u64 header length, JSON header, data.
 // Checks are those of the reference implementation, so that a file it refuses is refused here too. What tensors a model
-// needs is src/model/model's business.
+// needs is src/model's business.
 #include "io/safetensors.h"
 
 #include "io/files.h"

@@ -144,7 +144,7 @@ int main(int argc, char **argv) {
                             .device.dtype = argc > 5 && strcmp(argv[5], "float32") == 0 ? DTYPE_F32 : DTYPE_BF16,
                             .lora_r = number(argc, argv, 4, 0, 256, 8),
                             .lora_alpha = 16,
-                            .lora_target = {[0] = true, [2] = true}, // q_proj and v_proj
+                            .lora_target = {[ARCH_Q] = true, [ARCH_V] = true},
                             .max_positions = bench.context + bench.tokens};
     Comm comm;
     Status status = comm_open(&comm, &argc, &argv);

@@ -3,8 +3,9 @@
 #include "src/commands/commands.h"
 
 #include "io/config.h"
-#include "src/commands/help.h"
 #include "src/base/version.h"
+#include "src/commands/help.h"
+#include "src/model/arch.h"
 
 #include <string.h>
 
@@ -92,14 +93,14 @@ static void bash_keys(FILE *to) {
           "    if [[ $1 != *=* ]]; then\n"
           "        _kto_words '",
           to);
-    for (int i = 0; config_key(i, &key); i++) fprintf(to, "%s%s=", i == 0 ? "" : " ", key.name);
+    for (int i = 0; config_key(i, arch_modules, &key); i++) fprintf(to, "%s%s=", i == 0 ? "" : " ", key.name);
     fputs("' \"$1\"\n"
           "        compopt -o nospace 2>/dev/null\n"
           "        return\n"
           "    fi\n"
           "    case ${1%%=*} in\n",
           to);
-    for (int i = 0; config_key(i, &key); i++) {
+    for (int i = 0; config_key(i, arch_modules, &key); i++) {
         if (!key.path && key.words[0] == NULL) continue;
         fprintf(to, "    %s) ", key.name);
         if (key.path) {
@@ -268,14 +269,15 @@ static void zsh_keys(FILE *to) {
           "    if ! compset -P 1 '*='; then\n"
           "        keys=(\n",
           to);
-    for (int i = 0; config_key(i, &key); i++) put_described(to, key.name, (int)strlen(key.name), key.help);
+    for (int i = 0; config_key(i, arch_modules, &key); i++)
+        put_described(to, key.name, (int)strlen(key.name), key.help);
     fputs("        )\n"
           "        _describe -t keys key keys -S = -q\n"
           "        return\n"
           "    fi\n"
           "    case ${IPREFIX%=} in\n",
           to);
-    for (int i = 0; config_key(i, &key); i++) {
+    for (int i = 0; config_key(i, arch_modules, &key); i++) {
         if (!key.path && key.words[0] == NULL) continue;
         fprintf(to, "    %s) ", key.name);
         if (key.path)

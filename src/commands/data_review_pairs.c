@@ -551,9 +551,10 @@ static Status open_model(Work *work) {
     if (file_exists(path) || stat(model, &info) != 0 || !S_ISDIR(info.st_mode))
         return tuned_open(run, model, work->arguments.sampling.adapters, NULL);
     char *const needed[] = {"model.path=.", "data.train=none", "train.output_dir=none"};
-    Status status = strlen(model) < sizeof run->config.model.path
-                        ? config_parse(&run->config, "", "defaults", sizeof needed / sizeof *needed, needed)
-                        : error_set(STATUS_USAGE, "%s: the path is too long", model);
+    Status status =
+        strlen(model) < sizeof run->config.model.path
+            ? config_parse(&run->config, arch_modules, "", "defaults", sizeof needed / sizeof *needed, needed)
+            : error_set(STATUS_USAGE, "%s: the path is too long", model);
     TRY(comm_agree(run->comm, status));
     snprintf(run->config.model.path, sizeof run->config.model.path, "%s", model);
     run->config.lora.r = 0;

@@ -7,6 +7,7 @@
 #include "src/data/dataset.h"
 #include "src/data/lengths.h"
 #include "src/data/rows.h"
+#include "src/model/arch.h"
 #include "src/train/kto.h"
 
 #include <errno.h>
@@ -360,7 +361,7 @@ static Status open_ruler(Ruler *ruler, const Arguments *arguments) {
     const bool is_run = file_exists(path);
     Config config;
     if (is_run || (stat(folder, &info) == 0 && !S_ISDIR(info.st_mode))) {
-        TRY(config_load(&config, is_run ? path : arguments->model, 0, NULL));
+        TRY(config_load(&config, arch_modules, is_run ? path : arguments->model, 0, NULL));
         folder = config.model.path;
         chat = config.data.chat_template;
         ruler->max_length = config.data.max_length;

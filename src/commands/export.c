@@ -3,11 +3,13 @@
 #include "src/commands/commands.h"
 
 #include "comm/stop.h"
+#include "io/checkpoint.h"
 #include "io/files.h"
 #include "io/peft.h"
 #include "src/base/hash.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/base/names.h"
 #include "src/commands/model_card.h"
 #include "src/model/merge.h"
 #include "src/setup/run.h"
@@ -59,7 +61,7 @@ static Status open_base(Export *e) {
     if (!file_exists(path))
         return error_set(STATUS_USAGE, "%s: holds no run (no config.cfg); name the train.output_dir of one",
                          e->run_dir);
-    TRY(config_load(&e->config, path, 0, NULL));
+    TRY(config_load(&e->config, arch_modules, path, 0, NULL));
     if (e->arguments->model != NULL) {
         if (strlen(e->arguments->model) >= sizeof e->config.model.path)
             return error_set(STATUS_USAGE, "--model %s: the path is too long", e->arguments->model);
@@ -68,7 +70,9 @@ static Status open_base(Export *e) {
     TRY(model_config_read(&e->model, e->config.model.path));
     TRY(tensor_files_open(&e->base, e->config.model.path));
     e->base_hash = tensor_files_hash(e->base);
-    TRY(model_adapter_table(&e->model, (int32_t)e->config.lora.r, e->config.lora.target, &e->table));
+    bool targets[ARCH_MODULES];
+    names_read(arch_modules, e->config.lora.target_modules, targets);
+    TRY(adapter_table_make(&e->model, (int32_t)e->config.lora.r, targets, &e->table));
     return MEMORY_ALLOC(e->adapter, e->table.count, "an adapter");
 }
 
@@ -144,26 +148,12 @@ static Status take_newest(Export *e, const char *dir) {
 
 static Status check_adapter_config(const Export *e, const char *folder) {
     PeftConfig found;
-    TRY(peft_read_config(folder, &found));
+    TRY(peft_read_config(folder, arch_modules, &found));
     if (found.r == e->config.lora.r && found.alpha == e->config.lora.alpha &&
-        memcmp(found.target, e->config.lora.target, sizeof found.target) == 0)
+        strcmp(found.target_modules, e->config.lora.target_modules) == 0)
         return STATUS_OK;
     return error_set(STATUS_DATA, "%s: has another rank, alpha or other layers than %s/config.cfg says", folder,
                      e->run_dir);
-}
-
-static Status peft_tensors(const Export *e, PeftTensor **out) {
-    PeftTensor *tensors = NULL;
-    TRY(MEMORY_ALLOC(tensors, e->table.tensor_count, "an adapter"));
-    for (int32_t i = 0; i < e->table.tensor_count; i++) {
-        const AdapterTensor *from = &e->table.tensors[i];
-        snprintf(tensors[i].name, sizeof tensors[i].name, "base_model.model.%s", from->name);
-        tensors[i].rows = from->rows;
-        tensors[i].cols = from->cols;
-        tensors[i].data = e->adapter + from->offset;
-    }
-    *out = tensors;
-    return STATUS_OK;
 }
 
 // The adapter folder knows neither its model's hash nor its step; the newest checkpoint does.
@@ -192,11 +182,7 @@ static Status compare_newest(Export *e, const char *dir) {
 
 static Status take_final(Export *e, const char *folder, const char *checkpoints) {
     TRY(check_adapter_config(e, folder));
-    PeftTensor *tensors = NULL;
-    TRY(peft_tensors(e, &tensors));
-    Status status = peft_read_tensors(folder, tensors, e->table.tensor_count);
-    free(tensors);
-    TRY(status);
+    TRY(peft_read_tensors(folder, e->table.tensors, e->table.tensor_count, e->adapter));
     snprintf(e->from, sizeof e->from, "%s", folder);
     e->step = -1;
     return compare_newest(e, checkpoints);
@@ -245,12 +231,8 @@ static Status write_peft(const Export *e, const char *dir, const char *base) {
                        .alpha = e->config.lora.alpha,
                        .dropout = e->config.lora.dropout,
                        .base_model = base};
-    memcpy(peft.target, e->config.lora.target, sizeof peft.target);
-    PeftTensor *tensors = NULL;
-    TRY(peft_tensors(e, &tensors));
-    Status status = peft_write(dir, &peft, tensors, e->table.tensor_count);
-    free(tensors);
-    return status;
+    strcpy(peft.target_modules, e->config.lora.target_modules);
+    return peft_write(dir, &peft, e->table.tensors, e->table.tensor_count, e->adapter);
 }
 
 // What belongs to a model beside its weights and config.json: generation settings, the tokenizer, the license.
@@ -368,7 +350,7 @@ static Status run_command(Comm *comm, int argc, char **argv) {
     if (status == STATUS_OK) status = take_adapter(&e);
     if (status == STATUS_OK) status = write_folder(&e);
     tensor_files_close(e.base);
-    free(e.table.tensors);
+    adapter_table_free(&e.table);
     free(e.adapter);
     return status;
 }

@@ -2,9 +2,10 @@
 #include "src/commands/help.h"
 
 #include "io/config.h"
+#include "src/base/version.h"
 #include "src/base/wrap.h"
 #include "src/commands/commands.h"
-#include "src/base/version.h"
+#include "src/model/arch.h"
 
 #include <string.h>
 
@@ -36,7 +37,7 @@ static void list_groups(char *out, size_t size) {
     size_t used = 0;
     const char *last = NULL;
     out[0] = '\0';
-    for (int i = 0; config_key(i, &key) && used < size; last = key.name, i++)
+    for (int i = 0; config_key(i, arch_modules, &key) && used < size; last = key.name, i++)
         if (last == NULL || strncmp(last, key.name, (size_t)key.group + 1) != 0)
             used += (size_t)snprintf(out + used, size - used, "%s%.*s", i == 0 ? "" : ", ", key.group, key.name);
 }

@@ -2,6 +2,7 @@
 #include "src/commands/logged_run.h"
 
 #include "io/files.h"
+#include "src/model/arch.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -81,7 +82,7 @@ static Status read_about(LoggedRun *run) {
     do status = metrics_read_run(run->path, &run->about);
     while (status != STATUS_OK && again(run, &tries));
     if (status != STATUS_OK) return refuse();
-    run->has_config = config_parse(&run->config, run->about.config, run->path, 0, NULL) == STATUS_OK;
+    run->has_config = config_parse(&run->config, arch_modules, run->about.config, run->path, 0, NULL) == STATUS_OK;
     if (!run->has_config) error_clear();
     return STATUS_OK;
 }

@@ -4,10 +4,10 @@
 #include "comm/comm.h"
 #include "comm/stop.h"
 #include "src/base/log.h"
+#include "src/base/version.h"
 #include "src/commands/help.h"
 #include "src/data/rows.h"
 #include "src/setup/run.h"
-#include "src/base/version.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -2,9 +2,10 @@
 #include "src/commands/commands.h"
 
 #include "io/config.h"
+#include "src/base/version.h"
 #include "src/base/wrap.h"
 #include "src/commands/help.h"
-#include "src/base/version.h"
+#include "src/model/arch.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -336,7 +337,7 @@ static void keys_page(FILE *to) {
     put_paragraph(to, "A run goes on from its checkpoint only while the keys that its result depends on keep their "
                       "values; the others are marked below.");
     fputs(".SH KEYS\n", to);
-    for (int i = 0; config_key(i, &key); i++) {
+    for (int i = 0; config_key(i, arch_modules, &key); i++) {
         if (last == NULL || strncmp(last, key.name, (size_t)key.group + 1) != 0) {
             fputs(".SS ", to);
             put_text(to, key.name, key.group, false);

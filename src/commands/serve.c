@@ -8,13 +8,13 @@
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/base/version.h"
 #include "src/commands/sampling.h"
 #include "src/data/prompt_frame.h"
 #include "src/decode/engine.h"
 #include "src/serve/http.h"
 #include "src/setup/run.h"
 #include "src/setup/tuned.h"
-#include "src/base/version.h"
 
 #include <arpa/inet.h>
 #include <jansson.h>

@@ -5,11 +5,11 @@
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/base/version.h"
 #include "src/setup/describe.h"
 #include "src/setup/run.h"
 #include "src/train/loop.h"
 #include "src/train/resuming.h"
-#include "src/base/version.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +29,7 @@ static Status open_folder(Training *t) {
     join_path(path, config->train.output_dir, "config.cfg");
     if (file_exists(path)) {
         Config saved;
-        TRY(config_load(&saved, path, 0, NULL));
+        TRY(config_load(&saved, arch_modules, path, 0, NULL));
         TRY(resuming_refuse_other(t, &saved, path));
     }
     char *text = config_text(config);

@@ -13,6 +13,7 @@
 // A tensor of the base, and what is added to it.
 typedef struct Part {
     const Tensor *from;
+    bool is_head;
     const float *a, *b; // fp32 [r, in], [out, r]; NULL: nothing
 } Part;
 
@@ -35,59 +36,44 @@ const char *merge_dtype_name(TensorType dtype) {
 
 // --- the list of tensors --------------------------------------------------------------------------------------------
 
-#define HEAD "lm_head.weight"
-
 // As the model is read: embedding, layers by number, norm, head.
 static int by_place(const void *x, const void *y) {
-    const char *a = ((const Part *)x)->from->name, *b = ((const Part *)y)->from->name;
-    const bool a_head = strcmp(a, HEAD) == 0, b_head = strcmp(b, HEAD) == 0;
-    return a_head != b_head ? a_head - b_head : strverscmp(a, b);
+    const Part *a = x, *b = y;
+    return a->is_head != b->is_head ? a->is_head - b->is_head : strverscmp(a->from->name, b->from->name);
 }
 
 static Status list_parts(Merge *merge, const TensorFiles *base) {
+    const ModelConfig *config = merge->options->config;
     const int all = tensor_files_count(base);
+    char head[ARCH_NAME_MAX];
+    arch_name(config, ARCH_HEAD, -1, "weight", head, sizeof head);
     TRY(MEMORY_ALLOC(merge->parts, all, "tensor table"));
     TRY(MEMORY_ALLOC(merge->tensors, all, "tensor table"));
     for (int i = 0; i < all; i++) {
         const Tensor *tensor = tensor_files_at(base, i);
+        const bool is_head = strcmp(tensor->name, head) == 0;
         // Some files hold a tied head once more; what reads the model takes the embedding.
-        if (merge->options->config->tied_head && strcmp(tensor->name, HEAD) == 0) continue;
-        merge->parts[merge->count++].from = tensor;
+        if (config->tied_head && is_head) continue;
+        merge->parts[merge->count++] = (Part){.from = tensor, .is_head = is_head};
     }
     qsort(merge->parts, (size_t)merge->count, sizeof *merge->parts, by_place);
     return STATUS_OK;
 }
 
-// The base's tensor that the adapter's A belongs to.
-static Status find_part(Merge *merge, const TensorFiles *base, const AdapterTensor *a, const AdapterTensor *b,
-                        Part **out) {
-    static const char end[] = ".lora_A.weight";
-    const int length = (int)(strlen(a->name) - strlen(end));
-    char name[sizeof a->name];
-    snprintf(name, sizeof name, "%.*s.weight", length, a->name);
-    const Tensor *found = NULL;
-    TRY(tensor_files_get(base, name, 2, (int64_t[]){b->rows, a->cols}, &found));
-    for (int i = 0; i < merge->count; i++)
-        if (merge->parts[i].from == found) *out = &merge->parts[i];
-    return STATUS_OK;
-}
-
 static Status place_adapter(Merge *merge, const TensorFiles *base) {
-    const AdapterTable *table = merge->options->table;
-    for (int32_t i = 0; i < table->tensor_count; i++) {
-        const AdapterTensor *a = &table->tensors[i];
-        const char *letter = strstr(a->name, ".lora_A.");
-        if (letter == NULL) continue;
-        const AdapterTensor *b = NULL;
-        for (int32_t j = i + 1; j < table->tensor_count && b == NULL; j++) // B of the same layer
-            if (strncmp(table->tensors[j].name, a->name, (size_t)(letter - a->name)) == 0 &&
-                strcmp(table->tensors[j].name + (letter - a->name), ".lora_B.weight") == 0)
-                b = &table->tensors[j];
-        if (b == NULL) return error_set(STATUS_DATA, "%s has no B", a->name);
-        Part *part = NULL;
-        TRY(find_part(merge, base, a, b, &part));
-        part->a = merge->options->adapter + a->offset;
-        part->b = merge->options->adapter + b->offset;
+    const MergeOptions *options = merge->options;
+    for (int32_t i = 0; i < options->table->module_count; i++) {
+        const AdapterModule *module = &options->table->modules[i];
+        const AdapterTensor *a = &options->table->tensors[module->a], *b = &options->table->tensors[module->b];
+        const Tensor *found = NULL;
+        char name[ARCH_NAME_MAX];
+        arch_name(options->config, module->role, module->layer, "weight", name, sizeof name);
+        TRY(tensor_files_get(base, name, 2, (int64_t[]){b->rows, a->cols}, &found));
+        for (int j = 0; j < merge->count; j++) {
+            if (merge->parts[j].from != found) continue;
+            merge->parts[j].a = options->adapter + a->offset;
+            merge->parts[j].b = options->adapter + b->offset;
+        }
     }
     return STATUS_OK;
 }

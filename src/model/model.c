@@ -6,20 +6,20 @@
 #include "src/model/model.h"
 
 #include "comm/comm.h"
+#include "io/safetensors.h"
 #include "src/base/memory.h"
 #include "src/base/rng.h"
 
+#include <assert.h>
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { Q, K, V, O, GATE, UP, DOWN }; // config_target_names' order
+enum { Q = ARCH_Q, K = ARCH_K, V = ARCH_V, O = ARCH_O, GATE = ARCH_GATE, UP = ARCH_UP, DOWN = ARCH_DOWN };
 
 typedef struct Layer {
     const void *input_norm, *post_norm; // T[hidden]
-    Linear linear[CONFIG_TARGETS_MAX];
+    Linear linear[ARCH_MODULES];
 } Layer;
 
 // LoRA modules that share an input, with the target each is of.
@@ -28,9 +28,17 @@ typedef struct Group {
     int target[LORA_GROUP_MAX];
 } Group;
 
-enum { GROUP_QKV, GROUP_O, GROUP_GATE_UP, GROUP_DOWN, GROUP_Q, GROUP_KV, GROUPS }; // the last two: of the last layer
-static const int group_targets[GROUPS][LORA_GROUP_MAX] = {{Q, K, V},      {O, -1, -1}, {GATE, UP, -1},
-                                                          {DOWN, -1, -1}, {Q, -1, -1}, {K, V, -1}};
+// The architecture's groups, and the parts of the first that the last layer computes apart.
+enum {
+    GROUP_QKV = ARCH_GROUP_QKV,
+    GROUP_O = ARCH_GROUP_O,
+    GROUP_GATE_UP = ARCH_GROUP_GATE_UP,
+    GROUP_DOWN = ARCH_GROUP_DOWN,
+    GROUP_Q = ARCH_GROUPS,
+    GROUP_KV,
+    GROUPS
+};
+static_assert(LORA_GROUP_MAX >= V - Q + 1, "q, k and v are one group");
 
 // Kinds of activations kept per layer.
 enum {
@@ -113,12 +121,16 @@ static int64_t round_up(int64_t n, int64_t multiple) {
     return (n + multiple - 1) / multiple * multiple;
 }
 
-static int group_size(const ModelOptions *options, int group) {
+static bool in_group(const ModelConfig *c, int group, int target) {
+    if (group == GROUP_Q) return target == Q;
+    if (group == GROUP_KV) return target == K || target == V;
+    return (int)arch_tensor(c, (ArchRole)target)->group == group;
+}
+
+static int group_size(const ModelConfig *c, const ModelOptions *options, int group) {
     int n = 0;
-    for (int i = 0; i < LORA_GROUP_MAX; i++) {
-        int target = group_targets[group][i];
-        n += target >= 0 && options->lora_target[target];
-    }
+    for (int target = 0; target < ARCH_MODULES; target++)
+        n += options->lora_target[target] && in_group(c, group, target);
     return options->lora_r > 0 ? n : 0;
 }
 
@@ -139,16 +151,16 @@ static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64
                                            [KEPT_RSTD2] = f,
                                            [KEPT_GATE] = wide * t,
                                            [KEPT_UP] = wide * t,
-                                           [KEPT_H_QKV] = (size_t)group_size(options, GROUP_QKV) * r * t,
-                                           [KEPT_H_O] = (size_t)group_size(options, GROUP_O) * r * t,
-                                           [KEPT_H_GATE_UP] = (size_t)group_size(options, GROUP_GATE_UP) * r * t,
-                                           [KEPT_H_DOWN] = (size_t)group_size(options, GROUP_DOWN) * r * t};
+                                           [KEPT_H_QKV] = (size_t)group_size(c, options, GROUP_QKV) * r * t,
+                                           [KEPT_H_O] = (size_t)group_size(c, options, GROUP_O) * r * t,
+                                           [KEPT_H_GATE_UP] = (size_t)group_size(c, options, GROUP_GATE_UP) * r * t,
+                                           [KEPT_H_DOWN] = (size_t)group_size(c, options, GROUP_DOWN) * r * t};
     const struct {
         size_t row_bytes;
         bool of_keep;
     } one[ONE_KINDS] = {
         [ONE_XF] = {hidden * t, false},    [ONE_RSTDF] = {f, false},
-        [ONE_UNIT] = {hidden * t, true},   [ONE_H_Q] = {(size_t)group_size(options, GROUP_Q) * r * t, false},
+        [ONE_UNIT] = {hidden * t, true},   [ONE_H_Q] = {(size_t)group_size(c, options, GROUP_Q) * r * t, false},
         [ONE_NORM] = {hidden * t, false},  [ONE_ACT] = {wide * t, false},
         [ONE_DELTA] = {hidden * t, false}, [ONE_LOGP] = {f, false},
         [ONE_ENTROPY] = {f, false},        [ONE_MEAN] = {f, false},
@@ -223,65 +235,53 @@ static void *at(void *base, int64_t row, size_t row_bytes) {
 
 // One tensor that the architecture needs and where its device pointer goes.
 typedef struct Wanted {
-    char name[96];
-    int64_t shape[2];
-    int dims;
-    const void **to;
+    ArchWeight weight;
     const Tensor *tensor;
 } Wanted;
 
 typedef struct WantedList {
-    Wanted *item;
+    Wanted *item; // [count]
     int count;
 } WantedList;
 
-static void want(WantedList *list, const void **to, int64_t rows, int64_t cols, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
-static void want(WantedList *list, const void **to, int64_t rows, int64_t cols, const char *format, ...) {
-    Wanted *wanted = &list->item[list->count++];
-    *wanted = (Wanted){.shape = {rows, cols}, .dims = cols > 0 ? 2 : 1, .to = to};
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(wanted->name, sizeof wanted->name, format, arguments);
-    va_end(arguments);
+static Status list_weights(const ModelConfig *c, WantedList *list) {
+    int count = 0;
+    for (ArchWeight weight = {0}; arch_next(c, &weight);) count++;
+    TRY(MEMORY_ALLOC(list->item, count, "the list of weights"));
+    for (ArchWeight weight = {0}; arch_next(c, &weight);) list->item[list->count++].weight = weight;
+    return STATUS_OK;
 }
 
-static void linear_shape(const ModelConfig *c, int target, int32_t *out, int32_t *in) {
-    const int32_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
-    const int32_t outs[CONFIG_TARGETS_MAX] = {q, kv, kv, c->hidden, c->intermediate, c->intermediate, c->hidden};
-    const int32_t ins[CONFIG_TARGETS_MAX] = {c->hidden, c->hidden, c->hidden, q, c->hidden, c->hidden, c->intermediate};
-    *out = outs[target];
-    *in = ins[target];
+// Where a tensor's address goes.
+static const void **place_of(struct ModelState *state, const ArchWeight *weight) {
+    Layer *layer = weight->layer >= 0 ? &state->layers[weight->layer] : NULL;
+    switch (weight->row->role) {
+    case ARCH_EMBEDDING:
+        return &state->embedding;
+    case ARCH_FINAL_NORM:
+        return &state->final_norm;
+    case ARCH_HEAD:
+        return &state->head;
+    case ARCH_ATTENTION_NORM:
+        return &layer->input_norm;
+    case ARCH_MLP_NORM:
+        return &layer->post_norm;
+    default: // a linear layer
+        return weight->bias ? &layer->linear[weight->row->role].bias : &layer->linear[weight->row->role].weight;
+    }
 }
 
-static const char *linear_parent(int target) {
-    return target <= O ? "self_attn" : "mlp";
-}
-
-static void list_weights(Model *model, WantedList *list) {
-    const ModelConfig *c = &model->config;
-    struct ModelState *state = model->state;
-    want(list, &state->embedding, c->vocab, c->hidden, "model.embed_tokens.weight");
-    want(list, &state->final_norm, c->hidden, 0, "model.norm.weight");
-    if (!c->tied_head) want(list, &state->head, c->vocab, c->hidden, "lm_head.weight");
-    for (int l = 0; l < c->layers; l++) {
-        Layer *layer = &state->layers[l];
-        want(list, &layer->input_norm, c->hidden, 0, "model.layers.%d.input_layernorm.weight", l);
-        want(list, &layer->post_norm, c->hidden, 0, "model.layers.%d.post_attention_layernorm.weight", l);
-        for (int target = 0; target < CONFIG_TARGETS_MAX; target++) {
-            Linear *linear = &layer->linear[target];
-            linear_shape(c, target, &linear->out, &linear->in);
-            want(list, &linear->weight, linear->out, linear->in, "model.layers.%d.%s.%s.weight", l,
-                 linear_parent(target), config_target_names[target]);
-            if (c->attention_bias && target <= O)
-                want(list, &linear->bias, linear->out, 0, "model.layers.%d.self_attn.%s.bias", l,
-                     config_target_names[target]);
-        }
+static void set_shapes(Model *model) {
+    for (ArchWeight weight = {0}; arch_next(&model->config, &weight);) {
+        if (weight.row->role >= ARCH_MODULES || weight.bias) continue;
+        Linear *linear = &model->state->layers[weight.layer].linear[weight.row->role];
+        linear->out = (int32_t)weight.rows;
+        linear->in = (int32_t)weight.cols;
     }
 }
 
 static size_t wanted_elements(const Wanted *wanted) {
-    return (size_t)wanted->shape[0] * (size_t)(wanted->dims == 2 ? wanted->shape[1] : 1);
+    return (size_t)(wanted->weight.rows * wanted->weight.cols);
 }
 
 // Whether the mapped bytes serve as they are.
@@ -324,7 +324,7 @@ static Status map_weights(Model *model, Comm *comm, const WantedList *list) {
             host = shared;
             shared += round_up((int64_t)bytes, MEMORY_ALIGNMENT);
         }
-        TRY(backend->map(model->device, host, bytes, wanted->to));
+        TRY(backend->map(model->device, host, bytes, place_of(model->state, &wanted->weight)));
         model->memory.weights += bytes;
     }
     if (model->config.tied_head) model->state->head = model->state->embedding;
@@ -334,13 +334,15 @@ static Status map_weights(Model *model, Comm *comm, const WantedList *list) {
 static Status load_weights(Model *model, const char *model_dir, Comm *comm) {
     const ModelConfig *c = &model->config;
     TRY(MEMORY_ALLOC(model->state->layers, c->layers, "layers"));
+    set_shapes(model);
     WantedList list = {0};
-    TRY(MEMORY_ALLOC(list.item, 3 + c->layers * 13, "the list of weights"));
-    list_weights(model, &list);
+    TRY(list_weights(c, &list));
     Status status = tensor_files_open(&model->state->files, model_dir);
-    for (int i = 0; i < list.count && status == STATUS_OK; i++)
-        status = tensor_files_get(model->state->files, list.item[i].name, list.item[i].dims, list.item[i].shape,
-                                  &list.item[i].tensor);
+    for (int i = 0; i < list.count && status == STATUS_OK; i++) {
+        const ArchWeight *weight = &list.item[i].weight;
+        status = tensor_files_get(model->state->files, weight->name, weight->dims,
+                                  (int64_t[]){weight->rows, weight->cols}, &list.item[i].tensor);
+    }
     status = comm_agree(comm, status); // before the collective part of mapping
     if (status == STATUS_OK) status = map_weights(model, comm, &list);
     if (status == STATUS_OK) model->hash = tensor_files_hash(model->state->files);
@@ -349,13 +351,7 @@ static Status load_weights(Model *model, const char *model_dir, Comm *comm) {
 }
 
 size_t model_weight_bytes(const ModelConfig *c, DType dtype) {
-    size_t count = (size_t)c->vocab * (size_t)c->hidden * (c->tied_head ? 1 : 2) + (size_t)c->hidden;
-    for (int target = 0; target < CONFIG_TARGETS_MAX; target++) {
-        int32_t out, in;
-        linear_shape(c, target, &out, &in);
-        count += (size_t)c->layers * ((size_t)out * (size_t)in + (c->attention_bias && target <= O ? (size_t)out : 0));
-    }
-    return (count + 2 * (size_t)c->layers * (size_t)c->hidden) * dtype_size(dtype);
+    return (size_t)arch_elements(c) * dtype_size(dtype);
 }
 
 // --- rotary positions -----------------------------------------------------------------------------------------------
@@ -397,38 +393,25 @@ static Status make_rope(Model *model) {
 
 // --- adapters -------------------------------------------------------------------------------------------------------
 
-static void name_tensor(AdapterTensor *tensor, int layer, int target, char matrix) {
-    snprintf(tensor->name, sizeof tensor->name, "model.layers.%d.%s.%s.lora_%c.weight", layer, linear_parent(target),
-             config_target_names[target], matrix);
-}
-
-// `index[layer][target]` gets the row of the table of that module's A; B's is filled too.
-static Status list_adapters(const ModelConfig *c, int32_t r, const bool *targets, AdapterTable *out,
-                            int32_t (*a_index)[CONFIG_TARGETS_MAX], int32_t (*b_index)[CONFIG_TARGETS_MAX]) {
-    *out = (AdapterTable){0};
-    TRY(MEMORY_ALLOC(out->tensors, 2 * CONFIG_TARGETS_MAX * c->layers, "adapter table"));
-    for (int l = 0; l < c->layers; l++)
-        for (int group = GROUP_QKV; group <= GROUP_DOWN; group++)
-            for (int matrix = 0; matrix < 2; matrix++)
-                for (int i = 0; i < LORA_GROUP_MAX; i++) {
-                    int target = group_targets[group][i];
-                    if (target < 0 || r == 0 || !targets[target]) continue;
-                    AdapterTensor *tensor = &out->tensors[out->tensor_count];
-                    int32_t rows, cols;
-                    linear_shape(c, target, &rows, &cols);
-                    if (a_index != NULL) (matrix == 0 ? a_index : b_index)[l][target] = out->tensor_count;
-                    out->tensor_count++;
-                    name_tensor(tensor, l, target, matrix == 0 ? 'A' : 'B');
-                    tensor->offset = out->count;
-                    tensor->rows = matrix == 0 ? r : rows;
-                    tensor->cols = matrix == 0 ? cols : r;
-                    out->count += (int64_t)tensor->rows * tensor->cols;
-                }
-    return STATUS_OK;
-}
-
-Status model_adapter_table(const ModelConfig *config, int32_t r, const bool *targets, AdapterTable *out) {
-    return list_adapters(config, r, targets, out, NULL, NULL);
+// The groups of ops that an adapted module takes part in.
+static void place_module(Model *model, const AdapterModule *module) {
+    const ModelOptions *options = &model->options;
+    const AdapterTensor *a = &model->table.tensors[module->a], *b = &model->table.tensors[module->b];
+    const size_t t = dtype_size(options->device.dtype);
+    for (int group = 0; group < GROUPS; group++) {
+        if (!in_group(&model->config, group, (int)module->role)) continue;
+        Group *g = &model->state->groups[module->layer][group];
+        g->target[g->lora.count] = (int)module->role;
+        g->lora.r = options->lora_r;
+        g->lora.scale = (float)(options->lora_alpha / options->lora_r);
+        g->lora.in = a->cols;
+        g->lora.module[g->lora.count++] = (LoraModule){.a = at(model->state->work, a->offset, t),
+                                                       .b = at(model->state->work, b->offset, t),
+                                                       .da = model->gradient + a->offset,
+                                                       .db = model->gradient + b->offset,
+                                                       .out = b->rows,
+                                                       .id = module->layer * ARCH_MODULES + (int32_t)module->role};
+    }
 }
 
 static Status make_adapters(Model *model) {
@@ -437,74 +420,46 @@ static Status make_adapters(Model *model) {
     const Backend *backend = options->backend;
     struct ModelState *state = model->state;
     const size_t t = dtype_size(options->device.dtype);
-    int32_t(*index)[CONFIG_TARGETS_MAX] = NULL;
-    TRY(memory_alloc((void **)&index, 2 * (size_t)c->layers, sizeof *index, "adapter table"));
-    AdapterTable table;
-    Status status = list_adapters(c, options->lora_r, options->lora_target, &table, index, index + c->layers);
-    model->tensors = table.tensors;
-    model->tensor_count = table.tensor_count;
-    model->adapter_count = table.count;
-    const size_t bytes = (size_t)model->adapter_count * sizeof(float);
+    TRY(adapter_table_make(c, options->lora_r, options->lora_target, &model->table));
+    const size_t bytes = (size_t)model->table.count * sizeof(float);
     float **vectors[] = {&model->adapter, &model->gradient, &model->adam_m, &model->adam_v};
-    for (int i = 0; i < 4 && status == STATUS_OK; i++) {
+    for (int i = 0; i < 4; i++) {
         const bool paged = options->paged_moments && i >= 2;
-        status = (paged ? backend->alloc_paged : backend->alloc)(model->device, bytes, "adapters", (void **)vectors[i]);
+        TRY((paged ? backend->alloc_paged : backend->alloc)(model->device, bytes, "adapters", (void **)vectors[i]));
     }
     state->work = model->adapter;
-    if (status == STATUS_OK && options->device.dtype != DTYPE_F32)
-        status = backend->alloc(model->device, (size_t)model->adapter_count * t, "adapters", &state->work);
-    model->memory.adapters = 4 * bytes + (options->device.dtype != DTYPE_F32 ? (size_t)model->adapter_count * t : 0);
-    if (status == STATUS_OK)
-        status = memory_alloc((void **)&state->groups, (size_t)c->layers, sizeof *state->groups, "groups");
-    for (int l = 0; l < c->layers && status == STATUS_OK; l++)
-        for (int group = 0; group < GROUPS; group++) {
-            Group *g = &state->groups[l][group];
-            g->lora.r = options->lora_r;
-            g->lora.scale = options->lora_r > 0 ? (float)(options->lora_alpha / options->lora_r) : 0;
-            for (int i = 0; i < LORA_GROUP_MAX; i++) {
-                int target = group_targets[group][i];
-                if (target < 0 || options->lora_r == 0 || !options->lora_target[target]) continue;
-                const AdapterTensor *a = &model->tensors[index[l][target]];
-                const AdapterTensor *b = &model->tensors[index[c->layers + l][target]];
-                g->target[g->lora.count] = target;
-                g->lora.in = a->cols;
-                g->lora.module[g->lora.count++] = (LoraModule){.a = at(state->work, a->offset, t),
-                                                               .b = at(state->work, b->offset, t),
-                                                               .da = model->gradient + a->offset,
-                                                               .db = model->gradient + b->offset,
-                                                               .out = b->rows,
-                                                               .id = l * CONFIG_TARGETS_MAX + target};
-            }
-        }
-    free(index);
-    return status;
+    if (options->device.dtype != DTYPE_F32)
+        TRY(backend->alloc(model->device, (size_t)model->table.count * t, "adapters", &state->work));
+    model->memory.adapters = 4 * bytes + (options->device.dtype != DTYPE_F32 ? (size_t)model->table.count * t : 0);
+    TRY(memory_alloc((void **)&state->groups, (size_t)c->layers, sizeof *state->groups, "groups"));
+    for (int32_t i = 0; i < model->table.module_count; i++) place_module(model, &model->table.modules[i]);
+    return STATUS_OK;
 }
 
 Status model_get(Model *model, const float *which, float *host) {
-    return model->options.backend->download(model->device, host, which, (size_t)model->adapter_count * sizeof(float));
+    return model->options.backend->download(model->device, host, which, (size_t)model->table.count * sizeof(float));
 }
 
 Status model_set(Model *model, float *which, const float *host) {
-    return model->options.backend->upload(model->device, which, host, (size_t)model->adapter_count * sizeof(float));
+    return model->options.backend->upload(model->device, which, host, (size_t)model->table.count * sizeof(float));
 }
 
 Status model_zero_gradient(Model *model) {
-    return model->options.backend->zero(model->device, model->gradient, (size_t)model->adapter_count * sizeof(float));
+    return model->options.backend->zero(model->device, model->gradient, (size_t)model->table.count * sizeof(float));
 }
 
 Status model_adapter_changed(Model *model) {
     if (model->state->work == model->adapter) return STATUS_OK;
-    return model->options.backend->cast(model->device, model->adapter, model->state->work,
-                                        (size_t)model->adapter_count);
+    return model->options.backend->cast(model->device, model->adapter, model->state->work, (size_t)model->table.count);
 }
 
 Status model_init_adapter(Model *model, uint64_t seed) {
     float *host = NULL;
-    TRY(MEMORY_ALLOC(host, model->adapter_count, "the first adapter"));
-    for (int32_t i = 0; i < model->tensor_count; i++) {
-        const AdapterTensor *tensor = &model->tensors[i];
-        if (strstr(tensor->name, ".lora_A.") == NULL) continue; // B starts at zero
-        Rng rng = rng_make(seed, RNG_LORA_INIT, (uint32_t)i);
+    TRY(MEMORY_ALLOC(host, model->table.count, "the first adapter"));
+    for (int32_t i = 0; i < model->table.module_count; i++) { // B starts at zero
+        const int32_t index = model->table.modules[i].a;
+        const AdapterTensor *tensor = &model->table.tensors[index];
+        Rng rng = rng_make(seed, RNG_LORA_INIT, (uint32_t)index);
         double bound = 1 / sqrt(tensor->cols);
         for (int64_t j = 0; j < (int64_t)tensor->rows * tensor->cols; j++)
             host[tensor->offset + j] = (float)(bound * (2 * rng_uniform(&rng) - 1));
@@ -549,7 +504,7 @@ void model_close(Model *model) {
     free(state->groups);
     free(state->queries);
     free(state);
-    free(model->tensors);
+    adapter_table_free(&model->table);
     *model = (Model){0};
 }
 
@@ -597,7 +552,7 @@ static Dropout dropout_from(const Run *run, int32_t row) {
 
 // y[target] += LoRA of x, for the group's targets; rows [row, row + n) of the run.
 static Status lora(Model *model, const Run *run, int layer, int group, const void *x, void *h,
-                   void *const y[CONFIG_TARGETS_MAX], int32_t row, int32_t n) {
+                   void *const y[ARCH_MODULES], int32_t row, int32_t n) {
     const Group *g = &model->state->groups[layer][group];
     if (!run->adapters || g->lora.count == 0) return STATUS_OK;
     void *out[LORA_GROUP_MAX];
@@ -607,7 +562,7 @@ static Status lora(Model *model, const Run *run, int layer, int group, const voi
 }
 
 static Status lora_backward(Model *model, const Run *run, int layer, int group, const void *x, const void *h,
-                            const void *const dy[CONFIG_TARGETS_MAX], void *dx, int32_t row, int32_t n) {
+                            const void *const dy[ARCH_MODULES], void *dx, int32_t row, int32_t n) {
     const Group *g = &model->state->groups[layer][group];
     if (g->lora.count == 0) return STATUS_OK;
     const void *in[LORA_GROUP_MAX];
@@ -630,7 +585,7 @@ static Status layer_forward(Model *model, const Run *run, int l) {
     void *q = kept(model, run, KEPT_Q, l), *k = kept(model, run, KEPT_K, l), *v = kept(model, run, KEPT_V, l);
     void *x = kept(model, run, KEPT_X, l), *x2 = kept(model, run, KEPT_X2, l), *att = kept(model, run, KEPT_ATT, l);
     void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *act = one(model, ONE_ACT);
-    void *const y[CONFIG_TARGETS_MAX] = {q, k, v, delta, gate, up, delta};
+    void *const y[ARCH_MODULES] = {q, k, v, delta, gate, up, delta};
 
     TRY(linear(model, l, K, norm, k, n));
     TRY(linear(model, l, V, norm, v, n));
@@ -783,7 +738,7 @@ static Status layer_backward(Model *model, const Run *run, int l) {
     float *rstd1 = kept(model, run, KEPT_RSTD1, l), *rstd2 = kept(model, run, KEPT_RSTD2, l);
     const size_t wide = (size_t)m * (size_t)c->intermediate;
     // gate and up are overwritten by their gradients: nothing needs them after.
-    const void *const dy[CONFIG_TARGETS_MAX] = {dq, dk, dv, dout, gate, up, dout};
+    const void *const dy[ARCH_MODULES] = {dq, dk, dv, dout, gate, up, dout};
 
     // MLP
     TRY(linear_backward(model, l, DOWN, dout, dact, m, false));

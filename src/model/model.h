@@ -6,6 +6,8 @@
 #include "io/model_config.h"
 #include "io/safetensors.h"
 #include "src/data/batch.h"
+#include "src/data/batch.h"
+#include "src/model/arch.h"
 
 struct Comm;
 
@@ -15,21 +17,11 @@ typedef struct ModelOptions {
     Device *opened; // the device, open already and from then on the model's; NULL: model_open opens one
     int32_t lora_r; // 0: no adapters at all
     double lora_alpha, lora_dropout;
-    bool lora_target[CONFIG_TARGETS_MAX];
+    bool lora_target[ARCH_MODULES];
     bool recompute;        // keep only each layer's input and compute the rest again in backward
     bool paged_moments;    // Adam's moments in memory that the device may page to the host
     int32_t max_positions; // of the longest sequence that will come
 } ModelOptions;
-
-// The table that cuts the flat vectors: layer by layer, group by group; in a group first all A, one after the other as
-// the ops want them, then all B.
-typedef struct AdapterTable {
-    AdapterTensor *tensors; // [tensor_count]
-    int32_t tensor_count;
-    int64_t count; // elements of a vector
-} AdapterTable;
-// That of a model of this configuration; needs no open model. The caller frees out->tensors.
-Status model_adapter_table(const ModelConfig *config, int32_t r, const bool *targets, AdapterTable *out);
 
 // Device bytes by lifetime.
 typedef struct ModelMemory {
@@ -41,10 +33,8 @@ typedef struct Model {
     ModelOptions options;
     uint64_t hash; // of the base weights, as this rank reads them
     Device *device;
-    int64_t adapter_count;                       // elements of each of the four vectors
-    float *adapter, *gradient, *adam_m, *adam_v; // device, fp32
-    AdapterTensor *tensors;                      // [tensor_count] cuts the vectors
-    int32_t tensor_count;
+    AdapterTable table;                          // cuts each of the four vectors
+    float *adapter, *gradient, *adam_m, *adam_v; // device, fp32 [table.count]
     ModelMemory memory;
     struct ModelState *state;
 } Model;

@@ -40,23 +40,24 @@ Status roofline_device(const char *name, const RooflineDevice **out) {
 
 // --- shapes ---
 
-// In config_target_names' order.
 typedef struct Shapes {
-    double in[CONFIG_TARGETS_MAX], out[CONFIG_TARGETS_MAX];
+    double in[ARCH_MODULES], out[ARCH_MODULES];
 } Shapes;
-enum { Q, K, V, O, GATE, UP, DOWN };
 
 static Shapes shapes_of(const ModelConfig *c) {
-    const double q = (double)c->heads * c->head_dim, kv = (double)c->kv_heads * c->head_dim;
-    const double hidden = c->hidden, wide = c->intermediate;
-    return (Shapes){.in = {hidden, hidden, hidden, q, hidden, hidden, wide},
-                    .out = {q, kv, kv, hidden, wide, wide, hidden}};
+    Shapes shapes;
+    for (int i = 0; i < ARCH_MODULES; i++) {
+        const ArchTensor *row = arch_tensor(c, (ArchRole)i);
+        shapes.in[i] = (double)arch_size(c, row->cols);
+        shapes.out[i] = (double)arch_size(c, row->rows);
+    }
+    return shapes;
 }
 
 int64_t roofline_adapter_count(const ModelConfig *config, const ModelOptions *options) {
     const Shapes shapes = shapes_of(config);
     double features = 0;
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++)
+    for (int i = 0; i < ARCH_MODULES; i++)
         if (options->lora_target[i]) features += shapes.in[i] + shapes.out[i];
     return (int64_t)(features * options->lora_r * config->layers);
 }
@@ -96,18 +97,18 @@ static void add_product(RooflineWork *work, RooflineClass class, double tokens, 
 }
 
 static bool is_key_or_value(int target) {
-    return target == K || target == V;
+    return target == ARCH_K || target == ARCH_V;
 }
 
 static void count_linear(const ModelConfig *c, const Passes *p, double element, RooflineWork *work) {
     const Shapes s = shapes_of(c);
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++)
+    for (int i = 0; i < ARCH_MODULES; i++)
         for (int l = 0; l < c->layers; l++) {
             const bool first = l == 0 && c->layers > 1, last = l == c->layers - 1;
             const bool narrow = last && !is_key_or_value(i); // only scored tokens go on
             add_product(work, ROOFLINE_LINEAR, narrow ? p->scored : p->forward, p->reads, s.in[i], s.out[i], element);
             if (!last) add_product(work, ROOFLINE_LINEAR, p->again, p->reads_again, s.in[i], s.out[i], element);
-            if (first && i <= V) continue; // nothing flows into the first layer's q, k and v
+            if (first && arch_tensor(c, (ArchRole)i)->group == ARCH_GROUP_QKV) continue; // nothing flows below it
             add_product(work, ROOFLINE_LINEAR, narrow ? p->gradient : p->kept, p->reads_backward, s.in[i], s.out[i],
                         element);
         }
@@ -140,7 +141,7 @@ static void count_lora(const ModelConfig *c, const ModelOptions *options, const 
                        RooflineWork *work) {
     const Shapes s = shapes_of(c);
     const double r = options->lora_r;
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++) {
+    for (int i = 0; i < ARCH_MODULES; i++) {
         if (!options->lora_target[i]) continue;
         const double inner = c->layers - 1, last_forward = is_key_or_value(i) ? p->forward : p->scored;
         const double last_backward = is_key_or_value(i) ? p->kept : p->gradient;

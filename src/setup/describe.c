@@ -85,12 +85,12 @@ void describe_run(const Run *run) {
     DeviceInfo info;
     model->options.backend->info(model->device, &info);
     const DType dtype = model->options.device.dtype;
-    log_info("%-8s %s: Llama, %d layers, hidden %d, vocabulary %d, %.1f M parameters in %s", "model",
-             config->model.path, c->layers, c->hidden, c->vocab,
+    log_info("%-8s %s: %s, %d layers, hidden %d, vocabulary %d, %.1f M parameters in %s", "model", config->model.path,
+             arch_of(c)->title, c->layers, c->hidden, c->vocab,
              (double)model_weight_bytes(c, dtype) / (double)dtype_size(dtype) / 1e6,
              dtype == DTYPE_BF16 ? "bfloat16" : "float32");
     log_info("%-8s LoRA r %lld alpha %g: %.2f M parameters", "adapter", (long long)config->lora.r, config->lora.alpha,
-             (double)model->adapter_count / 1e6);
+             (double)model->table.count / 1e6);
     describe_rows(run);
     const char *plural = run->comm->size == 1 ? "" : "s";
     if (device_is_gpu(&info))

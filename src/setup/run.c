@@ -1,6 +1,7 @@
 #include "src/setup/run.h"
 
 #include "src/base/memory.h"
+#include "src/base/names.h"
 #include "src/setup/device.h"
 #include "src/setup/memory_plan.h"
 
@@ -14,7 +15,7 @@
 #define APART_BYTES ((size_t)8 << 20)
 
 Status run_begin(Run *run, int argc, char **argv) {
-    TRY(comm_agree(run->comm, config_load(&run->config, argv[0], argc - 1, argv + 1)));
+    TRY(comm_agree(run->comm, config_load(&run->config, arch_modules, argv[0], argc - 1, argv + 1)));
     run_apply_config(run);
     return STATUS_OK;
 }
@@ -30,7 +31,7 @@ ModelOptions run_model_options(const Config *config) {
                             .lora_dropout = config->lora.dropout,
                             .recompute = config->train.recompute == 1,
                             .paged_moments = config->train.optim == 1};
-    memcpy(options.lora_target, config->lora.target, sizeof options.lora_target);
+    names_read(arch_modules, config->lora.target_modules, options.lora_target);
     return options;
 }
 

@@ -33,9 +33,9 @@ static Status load_tuned(Run *run, const char *dir, char *from) {
             "%s: is of base weights with hash %016llx, but those of %s have %016llx; give model.path the "
             "model that the run was trained on",
             newest, (unsigned long long)checkpoint.model_hash, run->config.model.path, (unsigned long long)model->hash);
-    if (status == STATUS_OK && newest != NULL && checkpoint.count != model->adapter_count)
+    if (status == STATUS_OK && newest != NULL && checkpoint.count != model->table.count)
         status = error_set(STATUS_DATA, "%s: has %lld adapter weights, but the run's configuration makes %lld", newest,
-                           (long long)checkpoint.count, (long long)model->adapter_count);
+                           (long long)checkpoint.count, (long long)model->table.count);
     if (status == STATUS_OK) snprintf(from, PATH_MAX, "%s", finished ? adapter : newest);
     if (status == STATUS_OK && finished) status = adapter_read(model, adapter);
     if (status == STATUS_OK && !finished) status = model_set(model, model->adapter, checkpoint.adapter);
@@ -50,7 +50,7 @@ static Status load_config(Run *run, const char *source, bool is_run, const char 
     struct stat file;
     if (!is_run && stat(source, &file) == 0 && S_ISDIR(file.st_mode))
         return error_set(STATUS_USAGE, "%s: holds no config.cfg; give a run's folder or a configuration", source);
-    return config_load(&run->config, is_run ? path : source, 0, NULL);
+    return config_load(&run->config, arch_modules, is_run ? path : source, 0, NULL);
 }
 
 Status tuned_open(Run *run, const char *source, bool adapters, char *from) {
@@ -72,7 +72,7 @@ Status tuned_copy_model(Run *run, Model *out) {
     options.opened = NULL;
     float *adapter = NULL;
     TRY(model_open(out, run->config.model.path, &options, run->comm));
-    TRY(MEMORY_ALLOC(adapter, out->adapter_count, "the adapter"));
+    TRY(MEMORY_ALLOC(adapter, out->table.count, "the adapter"));
     Status status = model_get(&run->model, run->model.adapter, adapter);
     if (status == STATUS_OK) status = model_set(out, out->adapter, adapter);
     if (status == STATUS_OK) status = model_adapter_changed(out);

@@ -4,8 +4,6 @@
 #include "io/peft.h"
 #include "src/model/model.h"
 
-// The model's adapter tensors under PEFT's names, over a host vector of model->adapter_count. Caller frees *out.
-Status adapter_peft_tensors(const Model *model, float *host, PeftTensor **out);
 // Fills the model's adapter vector from a PEFT folder written for the same layers.
 Status adapter_read(Model *model, const char *folder);
 // Writes the model's adapter as a PEFT folder; *hash gets that of its vector.

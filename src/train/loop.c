@@ -101,7 +101,7 @@ static Status update(Training *t, MetricsRow *row) {
     const Config *config = &run->config;
     const Backend *backend = model->options.backend;
     double squares;
-    TRY(backend->sum_squares(model->device, model->gradient, (size_t)model->adapter_count, &squares));
+    TRY(backend->sum_squares(model->device, model->gradient, (size_t)model->table.count, &squares));
     row->grad_norm = sqrt(squares);
     row->learning_rate = optim_learning_rate((Scheduler)config->train.lr_scheduler_type, config->train.learning_rate,
                                              row->step, config->train.warmup_steps, t->total_steps);
@@ -123,7 +123,7 @@ static Status update(Training *t, MetricsRow *row) {
                          .gradient_scale = (float)optim_clip_scale(row->grad_norm, config->train.max_grad_norm),
                          .step = row->step - t->progress.skipped};
     TRY(backend->adamw(model->device, &adamw, model->adapter, model->adam_m, model->adam_v, model->gradient,
-                       (size_t)model->adapter_count));
+                       (size_t)model->table.count));
     return model_adapter_changed(model);
 }
 

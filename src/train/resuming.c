@@ -37,7 +37,7 @@ static Status read_newest(Training *t) {
     if (path == NULL) return STATUS_OK;
     Config saved;
     Status status = checkpoint_read(path, &t->resumed);
-    if (status == STATUS_OK) status = config_parse(&saved, t->resumed.config, path, 0, NULL);
+    if (status == STATUS_OK) status = config_parse(&saved, arch_modules, t->resumed.config, path, 0, NULL);
     if (status == STATUS_OK) status = resuming_refuse_other(t, &saved, path);
     t->path_resumed = path;
     return status;
@@ -58,7 +58,7 @@ static Status check_same(const Training *t) {
                          "%s: the training rows are not those of this run any more; restore %s or choose "
                          "another train.output_dir",
                          t->path_resumed, run->config.data.train);
-    if (t->resumed.model_hash != run->model.hash || t->resumed.count != run->model.adapter_count)
+    if (t->resumed.model_hash != run->model.hash || t->resumed.count != run->model.table.count)
         return error_set(STATUS_USAGE,
                          "%s: the model in %s is not that of this run any more; restore it or choose "
                          "another train.output_dir",
@@ -91,8 +91,8 @@ Status resuming_restore(Training *t) {
     float **host[] = {&c->adapter, &c->adam_m, &c->adam_v};
     float *device[] = {model->adapter, model->adam_m, model->adam_v};
     for (int i = 0; i < 3; i++) {
-        if (*host[i] == NULL) TRY(MEMORY_ALLOC(*host[i], model->adapter_count, "a checkpoint"));
-        TRY(comm_broadcast(comm, "the vectors of a checkpoint", *host[i], (size_t)model->adapter_count * sizeof(float),
+        if (*host[i] == NULL) TRY(MEMORY_ALLOC(*host[i], model->table.count, "a checkpoint"));
+        TRY(comm_broadcast(comm, "the vectors of a checkpoint", *host[i], (size_t)model->table.count * sizeof(float),
                            0));
         TRY(model_set(model, device[i], *host[i]));
     }

@@ -26,9 +26,9 @@ static Status write_checkpoint(Training *t) {
                     .skipped = t->progress.skipped,
                     .dataset_hash = run->train.hash,
                     .model_hash = model->hash,
-                    .count = model->adapter_count,
-                    .tensors = model->tensors,
-                    .tensor_count = model->tensor_count};
+                    .count = model->table.count,
+                    .tensors = model->table.tensors,
+                    .tensor_count = model->table.tensor_count};
     memcpy(c.run_id, t->progress.run_id, sizeof c.run_id);
     float **host[] = {&c.adapter, &c.adam_m, &c.adam_v};
     const float *device[] = {model->adapter, model->adam_m, model->adam_v};

@@ -34,7 +34,7 @@ Status step_open(StepContext *context, int32_t batch_rows) {
     TRY(MEMORY_ALLOC(context->wire_bytes, context->comm->size, "records"));
     TRY(MEMORY_ALLOC(context->row_scores, batch_rows * row_words(context), "records"));
     TRY(MEMORY_ALLOC(context->records, batch_rows * kto_completions(&context->kto), "records"));
-    return MEMORY_ALLOC(context->host_gradient, context->model->adapter_count, "gradient");
+    return MEMORY_ALLOC(context->host_gradient, context->model->table.count, "gradient");
 }
 
 void step_close(StepContext *context) {
@@ -195,7 +195,7 @@ static Status sum_gradient(StepContext *context, StepTimes *times) {
     if (context->device_comm != NULL) {
         TRY(model->options.backend->sync(model->device)); // the backward's own time is not communication
         double start = clock_seconds();
-        TRY(device_comm_sum_start(context->device_comm, model->gradient, (size_t)model->adapter_count));
+        TRY(device_comm_sum_start(context->device_comm, model->gradient, (size_t)model->table.count));
         TRY(device_comm_wait(context->device_comm));
         times->comm_seconds += clock_seconds() - start;
         return STATUS_OK;
@@ -203,7 +203,7 @@ static Status sum_gradient(StepContext *context, StepTimes *times) {
     TRY(model_get(model, model->gradient, context->host_gradient));
     double start = clock_seconds();
     CommRequest request;
-    TRY(comm_sum_start(context->comm, "the sum of gradients", context->host_gradient, (size_t)model->adapter_count,
+    TRY(comm_sum_start(context->comm, "the sum of gradients", context->host_gradient, (size_t)model->table.count,
                        &request));
     TRY(comm_wait(context->comm, &request));
     times->comm_seconds += clock_seconds() - start;

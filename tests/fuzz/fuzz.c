@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+const char *const fuzz_modules[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", NULL};
+
 #define NAMES_MAX 16 // different files a target writes
 
 static char folder[PATH_MAX / 2];

@@ -31,5 +31,8 @@ typedef struct FuzzTexts {
 FuzzTexts fuzz_texts(const uint8_t *data, size_t size, size_t limit);
 void fuzz_texts_free(FuzzTexts *texts);
 
+// Names that an adapter's modules may have.
+extern const char *const fuzz_modules[];
+
 // Reads every byte, so that a sanitizer sees what lies behind a pointer.
 void fuzz_touch(const void *bytes, size_t size);

@@ -1,4 +1,4 @@
-// Fuzzes config.json of a model folder (io/model_config.c). Sizes that pass must be ones that src/model/model can
+// Fuzzes config.json of a model folder (io/model_config.c). Sizes that pass must be ones that src/model can
 // multiply.
 #include "io/model_config.h"
 #include "tests/fuzz/fuzz.h"

@@ -15,9 +15,12 @@
 #define NEEDED   "model: { path = \"m\"; };\ndata: { train = \"t.jsonl\"; };\n\n"
 #define WITH_DIR NEEDED "train: { output_dir = \"out\"; };\n"
 
+static const char *const modules[] = {"q_proj",    "k_proj",  "v_proj",    "o_proj",
+                                      "gate_proj", "up_proj", "down_proj", NULL};
+
 static Status parse(Config *config, const char *text, int count, char *const *words) {
     error_clear();
-    return config_parse(config, text, "demo.cfg", count, words);
+    return config_parse(config, modules, text, "demo.cfg", count, words);
 }
 
 static void expect_refused(const char *text, int count, char *const *words, const char *message) {
@@ -47,7 +50,7 @@ static void defaults(void **state) {
     assert_true(c.data.share_prefixes);
     assert_int_equal(c.lora.r, 8);
     assert_true(c.lora.alpha == 16.0 && c.lora.dropout == 0.0);
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++) assert_int_equal(c.lora.target[i], i == 0 || i == 2);
+    assert_string_equal(c.lora.target_modules, "q_proj,v_proj");
     assert_int_equal(c.kto.loss_type, LOSS_KTO);
     assert_true(c.kto.beta == 0.1 && c.kto.desirable_weight == 1.0 && c.kto.undesirable_weight == 1.0);
     assert_int_equal(c.train.seed, 42);
@@ -79,7 +82,7 @@ static void file_values(void **state) {
     assert_true(c.data.skip_bad_rows);
     assert_int_equal(c.lora.r, 16);
     assert_true(c.lora.alpha == 32.0 && c.lora.dropout == 0.05);
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++) assert_int_equal(c.lora.target[i], i == 3 || i == 5);
+    assert_string_equal(c.lora.target_modules, "o_proj,up_proj");
     assert_true(isnan(c.kto.desirable_weight) && c.kto.undesirable_weight == 2.0 && c.kto.beta == 1.0);
     assert_true(c.train.seed == 9007199254740992 && c.train.learning_rate == 1e-5 && c.train.max_steps == 7);
 }
@@ -95,16 +98,16 @@ static void word_values(void **state) {
     assert_int_equal(c.train.seed, 7);
     assert_true(c.kto.beta == 2.0 && isnan(c.kto.undesirable_weight));
     assert_string_equal(c.data.train, "a b=c");
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++) assert_int_equal(c.lora.target[i], i == 0 || i == 6);
+    assert_string_equal(c.lora.target_modules, "q_proj,down_proj");
     assert_int_equal(c.data.order, 1);
     assert_false(c.log.swmr);
     assert_int_equal(c.data.max_length, 300);
 
     char *all[] = {"lora.target_modules=all-linear"}, *two[] = {"lora.target_modules=k_proj,v_proj"};
     c = parsed(WITH_DIR, 1, all);
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++) assert_true(c.lora.target[i]);
+    assert_string_equal(c.lora.target_modules, "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj");
     c = parsed(WITH_DIR, 1, two);
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++) assert_int_equal(c.lora.target[i], i == 1 || i == 2);
+    assert_string_equal(c.lora.target_modules, "k_proj,v_proj");
 }
 
 static void refused_in_file(void **state) {
@@ -246,7 +249,7 @@ static void text_reads_back(void **state) {
     a.kto.undesirable_weight = 1e6;
     a.kto.desirable_weight = NAN;
     a.train.seed = (int64_t)1 << 53;
-    a.lora.target[6] = true;
+    strcpy(a.lora.target_modules, "q_proj,v_proj,down_proj");
     strcpy(a.model.path, "a\\b \"c\"\t\x01\xc3\xa9");
     strcpy(a.data.chat_template, "llama-2");
     char *text = config_text(&a);
@@ -296,7 +299,7 @@ static void files(void **state) {
     (void)state;
     Config config;
     error_clear();
-    assert_int_equal(config_load(&config, "no/such.cfg", 0, NULL), STATUS_USAGE);
+    assert_int_equal(config_load(&config, modules, "no/such.cfg", 0, NULL), STATUS_USAGE);
     assert_string_equal(error_text(), "no/such.cfg: No such file or directory");
 
     char path[] = "/tmp/kto-config-XXXXXX";
@@ -304,10 +307,10 @@ static void files(void **state) {
     assert_true(fd >= 0);
     assert_int_equal(write(fd, WITH_DIR, strlen(WITH_DIR)), strlen(WITH_DIR));
     error_clear();
-    assert_int_equal(config_load(&config, path, 0, NULL), STATUS_OK);
+    assert_int_equal(config_load(&config, modules, path, 0, NULL), STATUS_OK);
     assert_string_equal(config.train.output_dir, "out");
     assert_int_equal(write(fd, "\0x", 2), 2);
-    assert_int_equal(config_load(&config, path, 0, NULL), STATUS_USAGE);
+    assert_int_equal(config_load(&config, modules, path, 0, NULL), STATUS_USAGE);
     close(fd);
     unlink(path);
 }
@@ -329,7 +332,7 @@ static void keys_one_by_one(void **state) {
     (void)state;
     ConfigKey key;
     int count = 0, found = 0;
-    for (; config_key(count, &key); count++) {
+    for (; config_key(count, modules, &key); count++) {
         assert_int_equal(key.name[key.group], '.');
         if (strcmp(key.name, "model.path") == 0) {
             found++;
@@ -341,8 +344,8 @@ static void keys_one_by_one(void **state) {
             assert_true(key.list && !key.needed && !key.path);
             assert_string_equal(key.preset, "[\"q_proj\", \"v_proj\"]");
             assert_string_equal(key.words[0], "q_proj");
-            assert_string_equal(key.words[CONFIG_TARGETS_MAX], "all-linear");
-            assert_null(key.words[CONFIG_TARGETS_MAX + 1]);
+            assert_string_equal(key.words[7], "all-linear");
+            assert_null(key.words[8]);
         } else if (strcmp(key.name, "log.swmr") == 0) {
             found++;
             assert_false(key.alters);
@@ -358,7 +361,7 @@ static void keys_one_by_one(void **state) {
         }
     }
     assert_int_equal(found, 4);
-    assert_false(config_key(-1, &key));
+    assert_false(config_key(-1, modules, &key));
     assert_false(config_help(stderr, "no such group", 80));
 }
 

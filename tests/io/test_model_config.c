@@ -49,7 +49,7 @@ static void defaults(void **state) {
     assert_int_equal(c.vocab, 100);
     assert_int_equal(c.max_position, 2048);
     assert_true(c.rms_norm_eps == 1e-6f && c.rope_theta == 10000.0);
-    assert_false(c.rope_llama3 || c.tied_head || c.attention_bias);
+    assert_false(c.rope_llama3 || c.tied_head || c.qkv_bias || c.o_bias);
 }
 
 static void transformers_4(void **state) {
@@ -67,7 +67,7 @@ static void transformers_4(void **state) {
     assert_true(c.rms_norm_eps == 1e-5f && c.rope_theta == 500000.0 && c.rope_llama3);
     assert_true(c.rope_factor == 8.0 && c.rope_low_freq_factor == 1.0 && c.rope_high_freq_factor == 4.0);
     assert_int_equal(c.rope_original_max_position, 8192);
-    assert_true(c.tied_head && c.attention_bias);
+    assert_true(c.tied_head && c.qkv_bias && c.o_bias);
     c = accepted(LLAMA ", \"rope_scaling\": null, \"head_dim\": null}");
     assert_false(c.rope_llama3);
     c = accepted(LLAMA ", \"rope_scaling\": {\"rope_type\": \"default\"}}");

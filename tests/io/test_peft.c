@@ -25,26 +25,27 @@ static void put_text(const char *path, const char *text) {
     assert_int_equal(fclose(file), 0);
 }
 
-#define PREFIX "base_model.model.model.layers.0.self_attn.q_proj."
+#define LAYER  "model.layers.0.self_attn.q_proj."
+#define PREFIX "base_model.model." LAYER
+
+static const char *const modules[] = {"q_proj",    "k_proj",  "v_proj",    "o_proj",
+                                      "gate_proj", "up_proj", "down_proj", NULL};
 
 static void round_trip(void **state) {
     (void)state;
-    float a[6] = {1, 2, 3, 4, 5, 6}, b[8] = {-1, -2, -3, -4, -5, -6, -7, 0.1f}, got_a[6], got_b[8];
-    PeftTensor tensors[] = {{PREFIX "lora_A.weight", 2, 3, a}, {PREFIX "lora_B.weight", 4, 2, b}};
+    float adapter[14] = {1, 2, 3, 4, 5, 6, -1, -2, -3, -4, -5, -6, -7, 0.1f}, got[14];
+    AdapterTensor tensors[] = {{LAYER "lora_A.weight", 0, 2, 3}, {LAYER "lora_B.weight", 6, 4, 2}};
     PeftConfig config = {
-        .r = 2, .alpha = 16, .dropout = 0.05, .target = {[0] = true, [4] = true}, .base_model = "a \"b\""};
-    assert_int_equal(peft_write("x/adapter", &config, tensors, 2), STATUS_OK);
+        .r = 2, .alpha = 16, .dropout = 0.05, .target_modules = "q_proj,gate_proj", .base_model = "a \"b\""};
+    assert_int_equal(peft_write("x/adapter", &config, tensors, 2, adapter), STATUS_OK);
     PeftConfig back;
-    if (peft_read_config("x/adapter", &back) != STATUS_OK) fail_msg("%s", error_text());
+    if (peft_read_config("x/adapter", modules, &back) != STATUS_OK) fail_msg("%s", error_text());
     assert_int_equal(back.r, 2);
     assert_true(back.alpha == 16 && back.dropout == 0.05);
-    assert_memory_equal(back.target, config.target, sizeof config.target);
+    assert_string_equal(back.target_modules, config.target_modules);
     assert_null(back.base_model);
-    tensors[0].data = got_a;
-    tensors[1].data = got_b;
-    if (peft_read_tensors("x/adapter", tensors, 2) != STATUS_OK) fail_msg("%s", error_text());
-    assert_memory_equal(got_a, a, sizeof a);
-    assert_memory_equal(got_b, b, sizeof b);
+    if (peft_read_tensors("x/adapter", tensors, 2, got) != STATUS_OK) fail_msg("%s", error_text());
+    assert_memory_equal(got, adapter, sizeof adapter);
 
     json_t *root = json_load_file("x/adapter/adapter_config.json", 0, NULL);
     assert_non_null(root);
@@ -55,33 +56,33 @@ static void round_trip(void **state) {
 
     config.base_model = NULL;
     config.alpha = 0.5;
-    assert_int_equal(peft_write("x/adapter", &config, tensors, 2), STATUS_OK);
-    assert_int_equal(peft_read_config("x/adapter", &back), STATUS_OK);
+    assert_int_equal(peft_write("x/adapter", &config, tensors, 2, adapter), STATUS_OK);
+    assert_int_equal(peft_read_config("x/adapter", modules, &back), STATUS_OK);
     assert_true(back.alpha == 0.5);
 }
 
 static void tensors_that_differ(void **state) {
     (void)state;
-    float data[8] = {0};
-    PeftTensor one[] = {{PREFIX "lora_A.weight", 2, 3, data}};
-    PeftConfig config = {.r = 2, .alpha = 16, .target = {[0] = true}};
-    PeftTensor both[] = {{PREFIX "lora_A.weight", 2, 3, data}, {PREFIX "lora_B.weight", 4, 2, data}};
-    assert_int_equal(peft_write("y", &config, both, 2), STATUS_OK);
-    assert_int_equal(peft_read_tensors("y", one, 1), STATUS_DATA);
+    float data[16] = {0};
+    AdapterTensor one[] = {{LAYER "lora_A.weight", 0, 2, 3}};
+    PeftConfig config = {.r = 2, .alpha = 16, .target_modules = "q_proj"};
+    AdapterTensor both[] = {{LAYER "lora_A.weight", 0, 2, 3}, {LAYER "lora_B.weight", 6, 4, 2}};
+    assert_int_equal(peft_write("y", &config, both, 2, data), STATUS_OK);
+    assert_int_equal(peft_read_tensors("y", one, 1, data), STATUS_DATA);
     assert_string_equal(error_text(), "y/adapter_model.safetensors: tensor " PREFIX
                                       "lora_B.weight belongs to no target module of this model");
     error_clear();
     both[1].rows = 5;
-    assert_int_equal(peft_read_tensors("y", both, 2), STATUS_DATA);
+    assert_int_equal(peft_read_tensors("y", both, 2, data), STATUS_DATA);
     assert_string_equal(error_text(),
                         "y/adapter_model.safetensors: tensor " PREFIX
                         "lora_B.weight has shape [4, 2], but the model and adapter_config.json ask for [5, 2]");
     error_clear();
-    assert_int_equal(peft_write("y", &config, one, 1), STATUS_OK);
-    assert_int_equal(peft_read_tensors("y", both, 2), STATUS_DATA);
+    assert_int_equal(peft_write("y", &config, one, 1, data), STATUS_OK);
+    assert_int_equal(peft_read_tensors("y", both, 2, data), STATUS_DATA);
     assert_string_equal(error_text(), "y/adapter_model.safetensors: tensor " PREFIX "lora_B.weight is missing");
     error_clear();
-    assert_int_equal(peft_read_tensors("d", one, 1), STATUS_DATA);
+    assert_int_equal(peft_read_tensors("d", one, 1, data), STATUS_DATA);
     assert_string_equal(error_text(), "d: holds no adapter_model.safetensors; save the adapter as safetensors "
                                       "(adapter_model.bin is not read)");
 }
@@ -104,13 +105,13 @@ static void written_by_peft(void **state) {
     (void)state;
     PeftConfig c;
     put_text("d/adapter_config.json", WRITTEN_BY_PEFT("[\"v_proj\", \"q_proj\"]"));
-    if (peft_read_config("d", &c) != STATUS_OK) fail_msg("%s", error_text());
+    if (peft_read_config("d", modules, &c) != STATUS_OK) fail_msg("%s", error_text());
     assert_int_equal(c.r, 8);
     assert_true(c.alpha == 16 && c.dropout == 0.05);
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++) assert_int_equal(c.target[i], i == 0 || i == 2);
+    assert_string_equal(c.target_modules, "q_proj,v_proj");
     put_text("d/adapter_config.json", WRITTEN_BY_PEFT("\"all-linear\""));
-    assert_int_equal(peft_read_config("d", &c), STATUS_OK);
-    for (int i = 0; i < CONFIG_TARGETS_MAX; i++) assert_true(c.target[i]);
+    assert_int_equal(peft_read_config("d", modules, &c), STATUS_OK);
+    assert_string_equal(c.target_modules, "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj");
 }
 
 #define PLAIN "{\"peft_type\": \"LORA\", \"r\": 8, \"lora_alpha\": 16, \"target_modules\": [\"q_proj\"]"
@@ -162,12 +163,12 @@ static void refusals(void **state) {
         PeftConfig c;
         put_text("d/adapter_config.json", cases[i].text);
         error_clear();
-        assert_int_equal(peft_read_config("d", &c), STATUS_DATA);
+        assert_int_equal(peft_read_config("d", modules, &c), STATUS_DATA);
         assert_string_equal(error_text(), cases[i].message);
     }
     PeftConfig c;
     error_clear();
-    assert_int_equal(peft_read_config("missing", &c), STATUS_DATA);
+    assert_int_equal(peft_read_config("missing", modules, &c), STATUS_DATA);
     assert_string_equal(error_text(), "missing: holds no adapter_config.json; name the folder of a PEFT adapter");
 }
 
@@ -175,8 +176,8 @@ static void refusals(void **state) {
 static void bf16_tensors(void **state) {
     (void)state;
     float data[2] = {0};
-    PeftTensor tensor = {"x", 1, 2, data};
-    static const char header[] = "{\"x\":{\"dtype\":\"BF16\",\"shape\":[1,2],\"data_offsets\":[0,4]}}";
+    AdapterTensor tensor = {"x", 0, 1, 2};
+    static const char header[] = "{\"base_model.model.x\":{\"dtype\":\"BF16\",\"shape\":[1,2],\"data_offsets\":[0,4]}}";
     assert_int_equal(mkdir("b", 0777), 0);
     FILE *file = fopen("b/adapter_model.safetensors", "wb");
     assert_non_null(file);
@@ -186,7 +187,7 @@ static void bf16_tensors(void **state) {
     fwrite(values, 1, sizeof values, file);
     assert_int_equal(fclose(file), 0);
     error_clear();
-    if (peft_read_tensors("b", &tensor, 1) != STATUS_OK) fail_msg("%s", error_text());
+    if (peft_read_tensors("b", &tensor, 1, data) != STATUS_OK) fail_msg("%s", error_text());
     assert_true(data[0] == 1.0f && data[1] == -2.0f);
 }
 

@@ -3,6 +3,8 @@
 #include "comm/comm.h"
 #include "io/peft.h"
 #include "src/model/model.h"
+#include "src/base/names.h"
+#include "src/model/model.h"
 #include "tests/kernels/ops.h" // CHECK, expect_close
 
 static Comm comm;
@@ -22,7 +24,7 @@ static inline void fixture_open(Model *model, const char *folder, const char *ad
     PeftConfig peft;
     ModelConfig config;
     snprintf(path, sizeof path, TEST_DATA "/%s", adapter);
-    CHECK(peft_read_config(path, &peft));
+    CHECK(peft_read_config(path, arch_modules, &peft));
     snprintf(path, sizeof path, TEST_DATA "/%s", folder);
     CHECK(model_config_read(&config, path));
     ModelOptions model_options = {.backend = backend,
@@ -33,21 +35,13 @@ static inline void fixture_open(Model *model, const char *folder, const char *ad
                                   .recompute = options->recompute,
                                   .max_positions =
                                       options->max_positions > 0 ? options->max_positions : config.max_position};
-    memcpy(model_options.lora_target, peft.target, sizeof peft.target);
+    names_read(arch_modules, peft.target_modules, model_options.lora_target);
     CHECK(model_open(model, path, &model_options, &comm));
-    float *host = ops_host((size_t)model->adapter_count * sizeof *host);
-    PeftTensor *tensors = ops_host((size_t)model->tensor_count * sizeof *tensors);
-    for (int32_t i = 0; i < model->tensor_count; i++) {
-        snprintf(tensors[i].name, sizeof tensors[i].name, "base_model.model.%s", model->tensors[i].name);
-        tensors[i].rows = model->tensors[i].rows;
-        tensors[i].cols = model->tensors[i].cols;
-        tensors[i].data = host + model->tensors[i].offset;
-    }
+    float *host = ops_host((size_t)model->table.count * sizeof *host);
     snprintf(path, sizeof path, TEST_DATA "/%s", adapter);
-    CHECK(peft_read_tensors(path, tensors, model->tensor_count));
+    CHECK(peft_read_tensors(path, model->table.tensors, model->table.tensor_count, host));
     CHECK(model_set(model, model->adapter, host));
     CHECK(model_adapter_changed(model));
-    free(tensors);
     free(host);
 }
 

@@ -34,7 +34,7 @@ static Case open_case(const char *folder, const bool *targets) {
     error_clear();
     must(model_config_read(&c.config, path));
     must(tensor_files_open(&c.base, path));
-    must(model_adapter_table(&c.config, R, targets, &c.table));
+    must(adapter_table_make(&c.config, R, targets, &c.table));
     c.adapter = calloc((size_t)c.table.count, sizeof *c.adapter);
     assert_non_null(c.adapter);
     Rng rng = rng_make(5, RNG_SAMPLE, 0);
@@ -44,7 +44,7 @@ static Case open_case(const char *folder, const bool *targets) {
 
 static void close_case(Case *c) {
     tensor_files_close(c->base);
-    free(c->table.tensors);
+    adapter_table_free(&c->table);
     free(c->adapter);
 }
 

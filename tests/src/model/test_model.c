@@ -1,6 +1,7 @@
 // The whole model against transformers (tests/golden/model), its gradient against central differences, and what must
 // not change a result: recomputation, packing, sharing, dropout's packing, the other rows of the batch.
 #include "io/json_file.h"
+#include "io/safetensors.h"
 #include "tests/src/model_fixture.h"
 #include "tests/src/random_rows.h"
 
@@ -13,14 +14,14 @@ static double parity(double value) {
 #define GRADIENT_PARITY 2e-5
 
 static float *host_vector(Model *model, const float *which) {
-    float *host = ops_host((size_t)model->adapter_count * sizeof *host);
+    float *host = ops_host((size_t)model->table.count * sizeof *host);
     CHECK(model_get(model, which, host));
     return host;
 }
 
 static void expect_gradients(const char *what, const Model *model, const float *got, const float *want) {
-    for (int32_t i = 0; i < model->tensor_count; i++) {
-        const AdapterTensor *tensor = &model->tensors[i];
+    for (int32_t i = 0; i < model->table.tensor_count; i++) {
+        const AdapterTensor *tensor = &model->table.tensors[i];
         const size_t count = (size_t)tensor->rows * (size_t)tensor->cols;
         double *values = ops_host(count * sizeof *values), *tolerance = ops_host(count * sizeof *tolerance),
                largest = 0;
@@ -171,9 +172,9 @@ static float *golden_gradient(const Model *model, const char *name) {
     TensorFiles *files;
     snprintf(path, sizeof path, TEST_DATA "/model/%s.safetensors", name);
     CHECK(tensor_files_open(&files, path));
-    float *gradient = ops_host((size_t)model->adapter_count * sizeof *gradient);
-    for (int32_t i = 0; i < model->tensor_count; i++) {
-        const AdapterTensor *tensor = &model->tensors[i];
+    float *gradient = ops_host((size_t)model->table.count * sizeof *gradient);
+    for (int32_t i = 0; i < model->table.tensor_count; i++) {
+        const AdapterTensor *tensor = &model->table.tensors[i];
         const Tensor *from;
         snprintf(path, sizeof path, "grad.base_model.model.%s", tensor->name);
         CHECK(tensor_files_get(files, path, 2, (int64_t[]){tensor->rows, tensor->cols}, &from));
@@ -225,8 +226,8 @@ typedef struct Differences {
 
 // The objective at adapter + step * direction; `noise` gets what its fp32 log-probs may be off by.
 static double objective_at(const Differences *d, const float *direction, double step, double *noise) {
-    float *moved = ops_host((size_t)d->model->adapter_count * sizeof *moved);
-    for (int64_t j = 0; j < d->model->adapter_count; j++) moved[j] = (float)(d->adapter[j] + step * direction[j]);
+    float *moved = ops_host((size_t)d->model->table.count * sizeof *moved);
+    for (int64_t j = 0; j < d->model->table.count; j++) moved[j] = (float)(d->adapter[j] + step * direction[j]);
     CHECK(model_set(d->model, d->model->adapter, moved));
     CHECK(model_adapter_changed(d->model));
     free(moved);
@@ -263,12 +264,12 @@ static void check_differences(Differences *d) {
     const Pass pass = {
         .adapters = true, .keep = true, .dropout = d->pass->dropout, .dropout_key = d->pass->dropout_key};
     float *adapter = host_vector(model, model->adapter);
-    float *direction = ops_host((size_t)model->adapter_count * sizeof *direction);
+    float *direction = ops_host((size_t)model->table.count * sizeof *direction);
     d->adapter = adapter;
     Result *result = run_rows(model, d->rows, d->count, d->coefficient, ROLES_ALL, true, 0, &pass);
     const float *gradient = result->gradient;
-    for (int32_t i = 0; i < model->tensor_count; i++) {
-        const AdapterTensor *tensor = &model->tensors[i];
+    for (int32_t i = 0; i < model->table.tensor_count; i++) {
+        const AdapterTensor *tensor = &model->table.tensors[i];
         const int64_t end = tensor->offset + (int64_t)tensor->rows * tensor->cols;
         double norm = 0;
         int64_t largest = tensor->offset;
@@ -277,10 +278,10 @@ static void check_differences(Differences *d) {
             if (fabsf(gradient[j]) > fabsf(gradient[largest])) largest = j;
         }
         norm = sqrt(norm);
-        memset(direction, 0, (size_t)model->adapter_count * sizeof *direction);
+        memset(direction, 0, (size_t)model->table.count * sizeof *direction);
         for (int64_t j = tensor->offset; j < end; j++) direction[j] = (float)(gradient[j] / norm);
         expect_derivative(d, tensor->name, direction, norm);
-        memset(direction, 0, (size_t)model->adapter_count * sizeof *direction);
+        memset(direction, 0, (size_t)model->table.count * sizeof *direction);
         direction[largest] = 1;
         expect_derivative(d, tensor->name, direction, gradient[largest]);
     }
@@ -334,7 +335,7 @@ static void make_rows(uint32_t seed, int32_t prompt_max) {
 
 static double distance(const Model *model, const float *a, const float *b) {
     double squares = 0, norm = 0;
-    for (int64_t j = 0; j < model->adapter_count; j++) {
+    for (int64_t j = 0; j < model->table.count; j++) {
         squares += pow((double)a[j] - b[j], 2);
         norm += (double)b[j] * b[j];
     }
@@ -391,7 +392,7 @@ static void test_dropout_key(void **state) {
     Pass pass = {.adapters = true, .keep = true, .dropout = true, .dropout_key = 1};
     Result *a = run_rows(&model, set.rows, BATCH, coefficient, ROLES_ALL, true, 0, &pass);
     Result *again = run_rows(&model, set.rows, BATCH, coefficient, ROLES_ALL, true, 0, &pass);
-    expect_same_bits("the same key again", again->gradient, a->gradient, (size_t)model.adapter_count);
+    expect_same_bits("the same key again", again->gradient, a->gradient, (size_t)model.table.count);
     pass.dropout_key = 2;
     Result *b = run_rows(&model, set.rows, BATCH, coefficient, ROLES_ALL, true, 0, &pass);
     pass.dropout = false;
@@ -486,7 +487,7 @@ static void test_repeat(void **state) {
         result_free(run_rows(&model, set.rows, BATCH, coefficient, ROLES_ALL, false, 0, &pass));
         Result *b = run_rows(&model, set.rows, 3, coefficient, ROLES_ALL, true, 0, &pass);
         assert_memory_equal(a->token_logp, b->token_logp, sizeof a->token_logp);
-        expect_same_bits("gradient", b->gradient, a->gradient, (size_t)model.adapter_count);
+        expect_same_bits("gradient", b->gradient, a->gradient, (size_t)model.table.count);
         result_free(a), result_free(b);
         model_close(&model);
     }
@@ -501,8 +502,8 @@ static void test_init(void **state) {
     float *first = host_vector(&model, model.adapter);
     CHECK(model_init_adapter(&model, 2));
     float *second = host_vector(&model, model.adapter);
-    for (int32_t i = 0; i < model.tensor_count; i++) {
-        const AdapterTensor *tensor = &model.tensors[i];
+    for (int32_t i = 0; i < model.table.tensor_count; i++) {
+        const AdapterTensor *tensor = &model.table.tensors[i];
         const bool is_a = strstr(tensor->name, ".lora_A.") != NULL;
         const int64_t count = (int64_t)tensor->rows * tensor->cols;
         double largest = 0, same = 0;
