@@ -68,6 +68,8 @@ static Status find_device(Device *device) {
     TRY(cuda_check(device, cudaGetDeviceProperties(&properties, device->index), "cudaGetDeviceProperties"));
     snprintf(device->name, sizeof device->name, "%s", properties.name);
     device->total_memory = properties.totalGlobalMem;
+    device->shared_bytes = properties.sharedMemPerBlockOptin;
+    device->multiprocessors = properties.multiProcessorCount;
     major = properties.major;
     minor = properties.minor;
     device->capability = 10 * major + minor;
@@ -126,7 +128,10 @@ static Status cuda_open(const DeviceOptions *options, Device **out) {
 }
 
 static void cuda_info(const Device *device, DeviceInfo *out) {
-    *out = (DeviceInfo){.threads = 1, .total_memory = device->total_memory, .index = device->index};
+    *out = (DeviceInfo){.threads = 1,
+                        .total_memory = device->total_memory,
+                        .index = device->index,
+                        .key_block = attention_key_block(device)};
     const size_t cublas = cublasLtGetVersion();
     snprintf(out->name, sizeof out->name, "%.60s, compute capability %d.%d, CUDA %d.%d, cuBLASLt %zu", device->name,
              device->capability / 10, device->capability % 10, CUDART_VERSION / 1000, CUDART_VERSION / 10 % 100,
