@@ -51,8 +51,9 @@ typedef struct AttentionPlan {
     const AttentionVisit *visits; // in order: a segment's own tiles, then its descendants'
     const AttentionKeys *keys;    // longest first
     const AttentionSum *sums;
-    int32_t tile_count, key_count, sum_count;
-    int32_t heads, kv_heads, head_dim, group, group_inverse; // token of row m: m * group_inverse >> 16
+    // In this order nvcc's registers just suffice: it reads neighbours together.
+    int32_t tile_count, key_count, sum_count, group_inverse; // token of row m: m * group_inverse >> 16
+    int32_t heads, kv_heads, head_dim, group;
     float scale, scale_base_2; // the second: times log2(e), so that e^(scale x) is 2^(scale_base_2 x)
 } AttentionPlan;
 

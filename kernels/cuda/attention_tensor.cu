@@ -220,16 +220,49 @@ static __device__ inline void load_keys(const AttentionPlan &plan, KeyReader &re
 
 // --- forward ---
 
-template <int HD, int ROWS, int BLOCK> struct ForwardShared {
+template <int HD, int ROWS> struct ForwardShared {
     Matrix<ROWS, HD> q;
-    Matrix<BLOCK, HD> k[2], v[2];
+    Matrix<KEY_BLOCK, HD> k[2], v[2];
 };
 
-template <int HD, int WARPS, int M, int BLOCK, int BLOCKS>
+// The softmax of one block of keys: p from scores, in base 2, and what came before scaled to the new maximum. A thread
+// has a part of each row's total.
+template <int M, int HD>
+static __device__ inline void softmax_step(float (&p)[M][KEY_BLOCK / 8][4], float scale, float (&top)[M][2],
+                                           float (&total)[M][2], float (&sum)[M][HD / 8][4]) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float most = top[m][half];
+#pragma unroll
+            for (int n = 0; n < KEY_BLOCK / 8; n++) most = fmaxf(most, fmaxf(p[m][n][2 * half], p[m][n][2 * half + 1]));
+            most = row_max(most);
+            const float shrink = power_of_2((top[m][half] - most) * scale); // 0 at first
+            const float base = most * scale;
+            float added = 0;
+#pragma unroll
+            for (int n = 0; n < KEY_BLOCK / 8; n++)
+#pragma unroll
+                for (int e = 2 * half; e < 2 * half + 2; e++) {
+                    p[m][n][e] = power_of_2(fmaf(p[m][n][e], scale, -base));
+                    added += p[m][n][e];
+                }
+            top[m][half] = most;
+            total[m][half] = fmaf(total[m][half], shrink, added);
+#pragma unroll
+            for (int n = 0; n < HD / 8; n++) {
+                sum[m][n][2 * half] *= shrink;
+                sum[m][n][2 * half + 1] *= shrink;
+            }
+        }
+}
+
+template <int HD, int WARPS, int M, int BLOCKS>
 KERNEL_BLOCKS(WARPS *WARP, BLOCKS)
 forward(AttentionPlan plan, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse) {
     constexpr int ROWS = WARPS * M * STEP, THREADS = WARPS * WARP;
-    typedef ForwardShared<HD, ROWS, BLOCK> Shared;
+    typedef ForwardShared<HD, ROWS> Shared;
     SHARED_BYTES(Shared, s);
     const AttentionTile tile = tile_of_block(plan);
     const int32_t kv_head = kv_head_of_block(plan), end = tile.position + tile.tokens;
@@ -250,43 +283,18 @@ forward(AttentionPlan plan, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *o
             top[m][half] = -INFINITY;
             total[m][half] = 0;
         }
-    for (int32_t start = 0, stage = 0; start < end; start += BLOCK, stage ^= 1) {
+    for (int32_t start = 0, stage = 0; start < end; start += KEY_BLOCK, stage ^= 1) {
         copies_wait<0>();
         __syncthreads(); // this block is here, and all are done with the one before
-        if (start + BLOCK < end)
-            load_keys<THREADS>(plan, reader, start + BLOCK, end, kv_head, k, v, s->k[stage ^ 1], s->v[stage ^ 1]);
+        if (start + KEY_BLOCK < end)
+            load_keys<THREADS>(plan, reader, start + KEY_BLOCK, end, kv_head, k, v, s->k[stage ^ 1], s->v[stage ^ 1]);
         copies_commit();
-        float p[M][BLOCK / 8][4];
-        product_of_rows<M, BLOCK>(s->q, first, s->k[stage], 0, p);
-        if (start + BLOCK > tile.position + 1) // some row does not see all of the block
+        float p[M][KEY_BLOCK / 8][4];
+        product_of_rows<M, KEY_BLOCK>(s->q, first, s->k[stage], 0, p);
+        if (start + KEY_BLOCK > tile.position + 1) // some row does not see all of the block
             hide(p, first, [&](int row, int key) { return row < (start + key - tile.position) * plan.group; });
-#pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float most = top[m][half];
-#pragma unroll
-                for (int n = 0; n < BLOCK / 8; n++) most = fmaxf(most, fmaxf(p[m][n][2 * half], p[m][n][2 * half + 1]));
-                most = row_max(most);
-                const float shrink = power_of_2((top[m][half] - most) * plan.scale_base_2); // 0 at first
-                const float base = most * plan.scale_base_2;
-                float added = 0;
-#pragma unroll
-                for (int n = 0; n < BLOCK / 8; n++)
-#pragma unroll
-                    for (int e = 2 * half; e < 2 * half + 2; e++) {
-                        p[m][n][e] = power_of_2(fmaf(p[m][n][e], plan.scale_base_2, -base));
-                        added += p[m][n][e];
-                    }
-                top[m][half] = most;
-                total[m][half] = fmaf(total[m][half], shrink, added);
-#pragma unroll
-                for (int n = 0; n < HD / 8; n++) {
-                    sum[m][n][2 * half] *= shrink;
-                    sum[m][n][2 * half + 1] *= shrink;
-                }
-            }
-        add_product<M, BLOCK>(p, s->v[stage], 0, sum);
+        softmax_step<M, HD>(p, plan.scale_base_2, top, total, sum);
+        add_product<M, KEY_BLOCK>(p, s->v[stage], 0, sum);
     }
     const Rows rows = rows_of_block(plan); // read again: the loop needs its registers
 #pragma unroll
@@ -421,6 +429,63 @@ static __device__ inline void load_visit(const AttentionPlan &plan, const Attent
         copy_8(&s->terms[stage][m / 2].x + m % 2 * 2, terms + rows.base(plan) + s->offset[m], m < rows.count(plan));
 }
 
+// Adds what a visit, in stage `stage`, gives a warp's keys. Token t of it sees the block's keys up to offset + t; mask:
+// some row does not see all of the warp's.
+template <int M, int COLUMNS, int HD, int BLOCK_KEYS>
+static __device__ inline void add_visit(const AttentionPlan &plan, KeyShared<HD, BLOCK_KEYS> *s, int stage, int first,
+                                        int32_t offset, bool mask, float (&sum_k)[M][HD / 8][4],
+                                        float (&sum_v)[M][HD / 8][4]) {
+#pragma unroll
+    for (int column = 0; column < VISIT_ROWS; column += COLUMNS) {
+        float p[M][COLUMNS / 8][4], ds[M][COLUMNS / 8][4];
+        product_of_rows<M, COLUMNS>(s->k, first, s->q[stage], column, p);
+        if (mask) hide(p, first, [&](int key, int row) { return column + row < (key - offset) * plan.group; });
+#pragma unroll
+        for (int n = 0; n < COLUMNS / 8; n++) {
+            const float4 two = s->terms[stage][(column + n * 8 + fragment_column()) / 2];
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    p[m][n][e] = power_of_2(fmaf(p[m][n][e], plan.scale_base_2, e % 2 == 0 ? -two.x : -two.z));
+        }
+        add_product<M, COLUMNS>(p, s->dout[stage], column, sum_v);
+        product_of_rows<M, COLUMNS>(s->v, first, s->dout[stage], column, ds);
+#pragma unroll
+        for (int n = 0; n < COLUMNS / 8; n++) {
+            const float4 two = s->terms[stage][(column + n * 8 + fragment_column()) / 2];
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 == 0 ? two.y : two.w));
+        }
+        add_product<M, COLUMNS>(ds, s->q[stage], column, sum_k);
+    }
+}
+
+// A warp's sums of the keys below `count`, as fp32[keys, head_dim] to `to` (dk) and half_slot behind it (dv).
+template <int M, int HD>
+static __device__ inline void put_partial(const AttentionPlan &plan, const float (&sum_k)[M][HD / 8][4],
+                                          const float (&sum_v)[M][HD / 8][4], int first, int32_t count, float *to,
+                                          int64_t half_slot) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int j = first + m * STEP + half * 8 + fragment_row();
+            float *row = to + j * plan.head_dim;
+#pragma unroll
+            for (int n = 0; n < HD / 8; n++) {
+                const int d = n * 8 + fragment_column();
+                if (j >= count || d >= plan.head_dim) continue;
+                *reinterpret_cast<float2 *>(row + d) =
+                    make_float2(sum_k[m][n][2 * half] * plan.scale, sum_k[m][n][2 * half + 1] * plan.scale);
+                *reinterpret_cast<float2 *>(row + half_slot + d) =
+                    make_float2(sum_v[m][n][2 * half], sum_v[m][n][2 * half + 1]);
+            }
+        }
+}
+
 // Scores are transposed here: a warp owns 16 M keys, and a block of columns is COLUMNS rows of a visit.
 template <int HD, int WARPS, int M, int COLUMNS, int BLOCKS>
 KERNEL_BLOCKS(WARPS *WARP, BLOCKS)
@@ -457,32 +522,7 @@ key_gradient(AttentionPlan plan, const bf16 *q, const bf16 *k, const bf16 *v, co
         const int32_t offset = visit.offset - keys.start; // token t sees the block's keys up to offset + t
         if (first >= keys.count || first > offset + visit.tokens - 1) continue; // no key of this warp is seen
         const bool mask = offset < first + M * STEP - 1; // some row does not see all of the warp's keys
-#pragma unroll
-        for (int column = 0; column < VISIT_ROWS; column += COLUMNS) {
-            float p[M][COLUMNS / 8][4], ds[M][COLUMNS / 8][4];
-            product_of_rows<M, COLUMNS>(s->k, first, s->q[stage], column, p);
-            if (mask) hide(p, first, [&](int key, int row) { return column + row < (key - offset) * plan.group; });
-#pragma unroll
-            for (int n = 0; n < COLUMNS / 8; n++) {
-                const float4 two = s->terms[stage][(column + n * 8 + fragment_column()) / 2];
-#pragma unroll
-                for (int m = 0; m < M; m++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++)
-                        p[m][n][e] = power_of_2(fmaf(p[m][n][e], plan.scale_base_2, e % 2 == 0 ? -two.x : -two.z));
-            }
-            add_product<M, COLUMNS>(p, s->dout[stage], column, sum_v);
-            product_of_rows<M, COLUMNS>(s->v, first, s->dout[stage], column, ds);
-#pragma unroll
-            for (int n = 0; n < COLUMNS / 8; n++) {
-                const float4 two = s->terms[stage][(column + n * 8 + fragment_column()) / 2];
-#pragma unroll
-                for (int m = 0; m < M; m++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) ds[m][n][e] = p[m][n][e] * (ds[m][n][e] - (e % 2 == 0 ? two.y : two.w));
-            }
-            add_product<M, COLUMNS>(ds, s->q[stage], column, sum_k);
-        }
+        add_visit<M, COLUMNS>(plan, s, stage, first, offset, mask, sum_k, sum_v);
     }
 
     const AttentionKeys &done = keys_of_block(plan); // read again, as the loop needs its registers
@@ -490,22 +530,7 @@ key_gradient(AttentionPlan plan, const bf16 *q, const bf16 *k, const bf16 *v, co
     if (done.slot >= 0) {
         const int64_t half_slot = (int64_t)plan.kv_heads * BLOCK_KEYS * plan.head_dim;
         float *to = partial + done.slot * 2 * half_slot + (int64_t)done_head * BLOCK_KEYS * plan.head_dim;
-#pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int j = first + m * STEP + half * 8 + fragment_row();
-                float *row = to + j * plan.head_dim;
-#pragma unroll
-                for (int n = 0; n < HD / 8; n++) {
-                    const int d = n * 8 + fragment_column();
-                    if (j >= count || d >= plan.head_dim) continue;
-                    *reinterpret_cast<float2 *>(row + d) =
-                        make_float2(sum_k[m][n][2 * half] * plan.scale, sum_k[m][n][2 * half + 1] * plan.scale);
-                    *reinterpret_cast<float2 *>(row + half_slot + d) =
-                        make_float2(sum_v[m][n][2 * half], sum_v[m][n][2 * half + 1]);
-                }
-            }
+        put_partial<M, HD>(plan, sum_k, sum_v, first, count, to, half_slot);
         return;
     }
     const int32_t keys_row = done.row;
@@ -574,8 +599,8 @@ static cudaError_t start_key_gradient(const AttentionInstance *instance, const A
 #define FORWARD(hd, warps, m, blocks)                                                                                  \
     {                                                                                                                  \
         "forward<" #hd ", " #warps ", " #m ", " #blocks ">",                                                           \
-            reinterpret_cast<const void *>(static_cast<ForwardKernel>(forward<hd, warps, m, KEY_BLOCK, blocks>)), hd,  \
-            warps *m *STEP, KEY_BLOCK, warps *WARP, sizeof(ForwardShared<hd, warps * m * STEP, KEY_BLOCK>)             \
+            reinterpret_cast<const void *>(static_cast<ForwardKernel>(forward<hd, warps, m, blocks>)), hd,             \
+            warps *m *STEP, KEY_BLOCK, warps *WARP, sizeof(ForwardShared<hd, warps * m * STEP>)                        \
     }
 #define QUERY(hd, warps, m, keys, blocks)                                                                              \
     {                                                                                                                  \
