@@ -104,7 +104,7 @@ static __device__ inline void softmax_step(ForwardShared<HD> *s, const Attention
 
 template <typename T, int HD>
 KERNEL(THREADS)
-forward(AttentionPlan plan, const T *q, const T *k, const T *v, T *out, float *lse) {
+plain_forward(AttentionPlan plan, const T *q, const T *k, const T *v, T *out, float *lse) {
     SHARED_BYTES(ForwardShared<HD>, s);
     constexpr int LD = Pitch<HD>::value, LD_P = Pitch<KEYS>::value;
     const AttentionTile tile = tile_of_block(plan);
@@ -195,8 +195,8 @@ template <int HD> struct QueryShared {
 
 template <typename T, int HD>
 KERNEL(THREADS)
-query_gradient(AttentionPlan plan, const T *q, const T *k, const T *v, const T *out, const float *lse, const T *dout,
-               T *dq, Terms *terms) {
+plain_query_gradient(AttentionPlan plan, const T *q, const T *k, const T *v, const T *out, const float *lse,
+                     const T *dout, T *dq, Terms *terms) {
     SHARED_BYTES(QueryShared<HD>, s);
     constexpr int LD = Pitch<HD>::value, LD_P = Pitch<KEYS>::value;
     const AttentionTile tile = tile_of_block(plan);
@@ -231,8 +231,8 @@ template <int HD> struct KeyShared {
 
 template <typename T, int HD>
 KERNEL(THREADS)
-key_gradient(AttentionPlan plan, const T *q, const T *k, const T *v, const T *dout, const Terms *terms, float *partial,
-             T *dk, T *dv) {
+plain_key_gradient(AttentionPlan plan, const T *q, const T *k, const T *v, const T *dout, const Terms *terms,
+                   float *partial, T *dk, T *dv) {
     SHARED_BYTES(KeyShared<HD>, s);
     constexpr int LD = Pitch<HD>::value, LD_P = Pitch<KEYS>::value;
     const AttentionKeys keys = keys_of_block(plan);
@@ -330,12 +330,12 @@ static cudaError_t start_key_gradient(const AttentionInstance *instance, const A
 #define INSTANCES(T, array, Type, kernel, Shared)                                                                      \
     static const AttentionInstance array[] = {INSTANCE(T, Type, kernel, 64, Shared),                                   \
                                               INSTANCE(T, Type, kernel, ATTENTION_HEAD_DIM_MAX, Shared)}
-INSTANCES(float, FORWARDS, Forward, forward, ForwardShared);
-INSTANCES(float, QUERY_GRADIENTS, Query, query_gradient, QueryShared);
-INSTANCES(float, KEY_GRADIENTS, Key, key_gradient, KeyShared);
-INSTANCES(__nv_bfloat16, FORWARDS_BF16, Forward, forward, ForwardShared);
-INSTANCES(__nv_bfloat16, QUERY_GRADIENTS_BF16, Query, query_gradient, QueryShared);
-INSTANCES(__nv_bfloat16, KEY_GRADIENTS_BF16, Key, key_gradient, KeyShared);
+INSTANCES(float, FORWARDS, Forward, plain_forward, ForwardShared);
+INSTANCES(float, QUERY_GRADIENTS, Query, plain_query_gradient, QueryShared);
+INSTANCES(float, KEY_GRADIENTS, Key, plain_key_gradient, KeyShared);
+INSTANCES(__nv_bfloat16, FORWARDS_BF16, Forward, plain_forward, ForwardShared);
+INSTANCES(__nv_bfloat16, QUERY_GRADIENTS_BF16, Query, plain_query_gradient, QueryShared);
+INSTANCES(__nv_bfloat16, KEY_GRADIENTS_BF16, Key, plain_key_gradient, KeyShared);
 
 const AttentionKernels attention_plain_fp32 = {
     "plain fp32",
