@@ -117,11 +117,11 @@ typedef struct AttentionShape {
     bool backward;
 } AttentionShape;
 
-// How many bytes of each table a plan has at most, and which instances it is for.
+// How long a plan's tables are at most, and which instances it is for.
 typedef struct AttentionDraft {
     const AttentionKernels *kernels;
     const AttentionInstance *forward, *query_gradient, *key_gradient; // NULL: the plan is not for it
-    int64_t links, tiles, visits, keys, sums;                         // elements, of keys and sums at most so many
+    int64_t links, tiles, visits, keys, sums;                         // elements; of keys and sums at most so many
     int32_t longest_tile, longest_keys;                               // in blocks of keys, in visits
     size_t bytes;
 } AttentionDraft;

@@ -415,6 +415,19 @@ template <int HD, int BLOCK_KEYS> struct KeyShared {
     int32_t offset[VISIT_ROWS];      // of a visit's rows, as Rows says
 };
 
+// Begins to copy the block's keys and values; what is none or beyond head_dim is zero.
+template <int THREADS, int HD, int BLOCK_KEYS>
+static __device__ inline void load_block(const AttentionPlan &plan, const AttentionKeys &keys, int32_t kv_head,
+                                         const bf16 *k, const bf16 *v, KeyShared<HD, BLOCK_KEYS> *s) {
+    const int32_t stride = plan.kv_heads * plan.head_dim;
+    each_chunk<THREADS, BLOCK_KEYS, HD>(threadIdx.x, [&](int j, int c) {
+        const bool valid = j < keys.count && c * 8 < plan.head_dim;
+        const int64_t at = (int64_t)(keys.row + j) * stride + (kv_head * plan.head_dim + c * 8);
+        copy_16(s->k.chunk(j, c), k + at, valid);
+        copy_16(s->v.chunk(j, c), v + at, valid);
+    });
+}
+
 // Begins to copy what a visit brings.
 template <int THREADS, int HD, int BLOCK_KEYS>
 static __device__ inline void load_visit(const AttentionPlan &plan, const AttentionVisit &visit, const bf16 *q,
@@ -486,6 +499,19 @@ static __device__ inline void put_partial(const AttentionPlan &plan, const float
         }
 }
 
+// A warp's rows `first`.. below `count` of the block, from shared memory to dk and dv.
+template <int ROWS, int HD, int BLOCK_KEYS>
+static __device__ inline void store_block(const AttentionPlan &plan, KeyShared<HD, BLOCK_KEYS> *s, int first,
+                                          int32_t row, int32_t count, int32_t kv_head, bf16 *dk, bf16 *dv) {
+    each_chunk<WARP, ROWS, HD>((unsigned)lane_id(), [&](int r, int c) {
+        const int j = first + r;
+        if (j >= count || c * 8 >= plan.head_dim) return;
+        const int64_t at = (int64_t)(row + j) * (plan.kv_heads * plan.head_dim) + (kv_head * plan.head_dim + c * 8);
+        *reinterpret_cast<uint4 *>(dk + at) = *s->k.chunk(j, c);
+        *reinterpret_cast<uint4 *>(dv + at) = *s->v.chunk(j, c);
+    });
+}
+
 // Scores are transposed here: a warp owns 16 M keys, and a block of columns is COLUMNS rows of a visit.
 template <int HD, int WARPS, int M, int COLUMNS, int BLOCKS>
 KERNEL_BLOCKS(WARPS *WARP, BLOCKS)
@@ -497,13 +523,7 @@ key_gradient(AttentionPlan plan, const bf16 *q, const bf16 *k, const bf16 *v, co
     const AttentionKeys keys = keys_of_block(plan);
     const int32_t kv_head = kv_head_of_block(plan);
     const int first = warp_id() * M * STEP; // of this warp's keys
-    const int32_t key_stride = plan.kv_heads * plan.head_dim;
-    each_chunk<THREADS, BLOCK_KEYS, HD>(threadIdx.x, [&](int j, int c) {
-        const bool valid = j < keys.count && c * 8 < plan.head_dim;
-        const int64_t at = (int64_t)(keys.row + j) * key_stride + (kv_head * plan.head_dim + c * 8);
-        copy_16(s->k.chunk(j, c), k + at, valid);
-        copy_16(s->v.chunk(j, c), v + at, valid);
-    });
+    load_block<THREADS>(plan, keys, kv_head, k, v, s);
     const AttentionVisit earliest = plan.visits[keys.begin];
     if (threadIdx.x < VISIT_ROWS) s->offset[threadIdx.x] = Rows{0, 0, kv_head}.offset(plan, (int)threadIdx.x);
     __syncthreads();
@@ -533,21 +553,14 @@ key_gradient(AttentionPlan plan, const bf16 *q, const bf16 *k, const bf16 *v, co
         put_partial<M, HD>(plan, sum_k, sum_v, first, count, to, half_slot);
         return;
     }
-    const int32_t keys_row = done.row;
+    const int32_t row = done.row;
     __syncwarp(); // a warp's own keys are the only rows of k and v that it reads
     put_rows<M, HD>(
         sum_k, [&](int, int) { return plan.scale; }, s->k, first);
     put_rows<M, HD>(
         sum_v, [&](int, int) { return 1.0f; }, s->v, first);
     __syncwarp();
-    each_chunk<WARP, M * STEP, HD>((unsigned)lane_id(), [&](int row, int c) {
-        const int j = first + row;
-        if (j >= count || c * 8 >= plan.head_dim) return;
-        const int64_t at =
-            (int64_t)(keys_row + j) * (plan.kv_heads * plan.head_dim) + (done_head * plan.head_dim + c * 8);
-        *reinterpret_cast<uint4 *>(dk + at) = *s->k.chunk(j, c);
-        *reinterpret_cast<uint4 *>(dv + at) = *s->v.chunk(j, c);
-    });
+    store_block<M * STEP>(plan, s, first, row, count, done_head, dk, dv);
 }
 
 // --- launchers ---

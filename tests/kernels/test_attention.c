@@ -656,11 +656,11 @@ static void test_nothing(void **state) {
 int main(int argc, char **argv) {
     backend = ops_backend(argc, argv);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_chain), // the fastest that reach most of the kernels, for tests/cuda_on_cpu/mutate
+        cmocka_unit_test(test_fan),
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_long),
-        cmocka_unit_test(test_chain),
-        cmocka_unit_test(test_fan),
         cmocka_unit_test(test_large_scores),
         cmocka_unit_test(test_central_differences),
         cmocka_unit_test(test_same_bits_packed),
