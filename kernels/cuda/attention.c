@@ -137,6 +137,14 @@ static size_t copies_bytes(int64_t segments, int64_t queries) {
     return (size_t)segments * sizeof(Segment) + (size_t)queries * sizeof(QueryRange);
 }
 
+static size_t plan_bytes(int64_t tokens) {
+    return PLAN_BYTES + attention_plan_room(tokens);
+}
+
+size_t attention_reserved_bytes(const DeviceShapes *shapes) {
+    return PLANS * plan_bytes(shapes->tokens);
+}
+
 Status attention_reserve(Device *device, const DeviceShapes *shapes) {
     AttentionPlans *plans = device->attention;
     const int64_t tokens = shapes->tokens; // segments and ranges have one token at least
@@ -144,14 +152,14 @@ Status attention_reserve(Device *device, const DeviceShapes *shapes) {
         const AttentionKernels *kernels;
         TRY(find_kernels(device, shapes->heads / shapes->kv_heads, shapes->head_dim, &kernels));
     }
-    TRY(host_room(&plans->space, &plans->space_room, attention_plan_space(tokens, tokens)));
-    const size_t bytes = PLAN_BYTES + attention_plan_room(tokens);
+    TRY(host_room(&plans->space, &plans->space_room, attention_plan_space(tokens, tokens) + 1));
+    const size_t bytes = plan_bytes(tokens), copies = copies_bytes(tokens, tokens);
     for (int i = 0; i < PLANS; i++) {
         Entry *entry = &plans->entry[i];
-        if (bytes <= entry->room) continue;
+        if (bytes <= entry->room && copies <= entry->copies_room) continue;
         entry->last_use = 0;
         TRY(entry_room(device, entry, bytes));
-        TRY(host_room((void **)&entry->copies, &entry->copies_room, copies_bytes(tokens, tokens)));
+        TRY(host_room((void **)&entry->copies, &entry->copies_room, copies));
     }
     return STATUS_OK;
 }

@@ -63,7 +63,8 @@ Status gemm_run(Device *device, const GemmCall *call);
 // --- attention.c ---
 Status attention_open(Device *device);
 void attention_close(Device *device);
-Status attention_reserve(Device *device, const DeviceShapes *shapes); // room for plans
+Status attention_reserve(Device *device, const DeviceShapes *shapes); // room for plans,
+size_t attention_reserved_bytes(const DeviceShapes *shapes);          // which takes so much of the device's memory
 int32_t attention_key_block(const Device *device);                    // see DeviceInfo
 
 // Scratch that the ops of a file need for these shapes.

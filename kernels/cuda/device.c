@@ -250,12 +250,17 @@ static void *cuda_stream(Device *device) {
 
 // --- scratch ---
 
-static size_t cuda_scratch_bytes(const DeviceOptions *options, const DeviceShapes *shapes) {
-    const size_t needs[] = {lora_scratch_bytes(shapes, options->dtype), head_scratch_bytes(shapes, options->dtype),
+// Of the one piece that ops take in turn.
+static size_t shared_scratch_bytes(DType dtype, const DeviceShapes *shapes) {
+    const size_t needs[] = {lora_scratch_bytes(shapes, dtype), head_scratch_bytes(shapes, dtype),
                             attention_scratch_bytes(shapes)};
     size_t most = 0;
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) most = needs[i] > most ? needs[i] : most;
     return most;
+}
+
+static size_t cuda_scratch_bytes(const DeviceOptions *options, const DeviceShapes *shapes) {
+    return shared_scratch_bytes(options->dtype, shapes) + attention_reserved_bytes(shapes);
 }
 
 static Status grow_scratch(Device *device, size_t bytes) {
@@ -270,7 +275,7 @@ static Status grow_scratch(Device *device, size_t bytes) {
 
 static Status cuda_reserve(Device *device, const DeviceShapes *shapes) {
     TRY(attention_reserve(device, shapes));
-    return grow_scratch(device, cuda_scratch_bytes(&(DeviceOptions){.dtype = device->dtype}, shapes));
+    return grow_scratch(device, shared_scratch_bytes(device->dtype, shapes));
 }
 
 Status cuda_scratch(Device *device, size_t bytes, void **out) {

@@ -491,60 +491,65 @@ static void test_same_bits_beside_many(void **state) {
     backend->close(ops.device);
 }
 
+enum { COMPLETION = 45, PAGES = 3 };
+
+// A prefix of so many pages, each a segment of its own, and two completions of it.
+static Case cut_case(const Ops *ops, int32_t pages, int32_t page) {
+    Case c = {
+        .shape = {.heads = 8, .kv_heads = 2, .head_dim = 64, .segment_count = pages + 2, .query_count = pages + 2}};
+    for (int32_t s = 0; s < pages + 2; s++) {
+        const bool completes = s >= pages;
+        const int32_t length = completes ? COMPLETION : page, parent = completes ? pages - 1 : s - 1;
+        c.segment[s] = (Segment){c.key_rows, length, (completes ? pages : s) * page, parent};
+        c.query[s] = (QueryRange){s, 0, length, c.key_rows};
+        c.query_rows = c.key_rows += length;
+    }
+    fill_values(ops, &c, 36);
+    return c;
+}
+
+// One segment: the prefix of `c`, and its completion i.
+static Case uncut_case(const Ops *ops, const Case *c, int32_t prefix, int32_t i) {
+    const int32_t length = prefix + COMPLETION, from = prefix + i * COMPLETION;
+    Case own = {.shape = c->shape, .key_rows = length, .query_rows = length};
+    own.shape.segment_count = own.shape.query_count = 1;
+    own.segment[0] = (Segment){0, length, 0, -1};
+    own.query[0] = (QueryRange){0, 0, length, 0};
+    fill_values(ops, &own, 37);
+    float *to[] = {own.q, own.dout, own.k, own.v}, *of[] = {c->q, c->dout, c->k, c->v};
+    for (int j = 0; j < 4; j++) {
+        const size_t row = (size_t)(j < 2 ? c->shape.heads : c->shape.kv_heads) * c->shape.head_dim;
+        memcpy(to[j], of[j], prefix * row * sizeof(float));
+        memcpy(to[j] + prefix * row, of[j] + from * row, COMPLETION * row * sizeof(float));
+    }
+    return own;
+}
+
 // out, lse and dq of a row do not depend on how its sequence is cut into segments, as long as it is cut at multiples of
 // the device's key block: two completions of one prefix, of a copy each, and of a prefix in pages.
 static void test_same_bits_cut(void **state) {
     (void)state;
-    enum { COMPLETION = 45, PAGES = 3, HEADS = 8, KV_HEADS = 2, DIM = 64 };
     for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
         Ops ops = ops_open(backend, (DType)dtype, 2);
         DeviceInfo info;
         backend->info(ops.device, &info);
-        const int32_t page = info.key_block, prefix = PAGES * page;
-        assert_true(page > 0 && prefix + 2 * COMPLETION <= ROWS_MAX / 2);
-        const Attention shape = {.heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM};
-        Case shared = {.shape = shape, .key_rows = prefix + 2 * COMPLETION, .query_rows = prefix + 2 * COMPLETION};
-        shared.shape.segment_count = shared.shape.query_count = 3;
-        shared.segment[0] = (Segment){0, prefix, 0, -1};
-        shared.query[0] = (QueryRange){0, 0, prefix, 0};
-        Case paged = shared;
-        paged.shape.segment_count = paged.shape.query_count = PAGES + 2;
-        for (int32_t i = 0; i < PAGES; i++) {
-            paged.segment[i] = (Segment){i * page, page, i * page, i - 1};
-            paged.query[i] = (QueryRange){i, 0, page, i * page};
-        }
-        for (int32_t i = 0; i < 2; i++) {
-            const int32_t at = prefix + i * COMPLETION;
-            shared.segment[1 + i] = (Segment){at, COMPLETION, prefix, 0};
-            shared.query[1 + i] = (QueryRange){1 + i, 0, COMPLETION, at};
-            paged.segment[PAGES + i] = (Segment){at, COMPLETION, prefix, PAGES - 1};
-            paged.query[PAGES + i] = (QueryRange){PAGES + i, 0, COMPLETION, at};
-        }
-        fill_values(&ops, &shared, 36);
-        paged.q = shared.q, paged.k = shared.k, paged.v = shared.v, paged.dout = shared.dout;
+        assert_true(info.key_block > 0);
+        const int32_t prefix = PAGES * info.key_block;
+        Case shared = cut_case(&ops, 1, prefix), paged = cut_case(&ops, PAGES, info.key_block);
         Result want = run(&ops, &shared), got = run(&ops, &paged);
         expect_same_bits("out of pages", got.out, want.out, query_count(&shared));
         expect_same_bits("lse of pages", got.lse, want.lse, lse_count(&shared));
         expect_same_bits("dq of pages", got.dq, want.dq, query_count(&shared));
         free_result(&got);
-        for (int32_t i = 0; i < 2; i++) { // one segment: the prefix and completion i
-            const size_t length = (size_t)(prefix + COMPLETION), row = HEADS * DIM, kv_row = KV_HEADS * DIM;
-            const size_t before = (size_t)prefix, from = (size_t)(prefix + i * COMPLETION);
-            Case own = {.shape = shape, .key_rows = (int32_t)length, .query_rows = (int32_t)length};
-            own.shape.segment_count = own.shape.query_count = 1;
-            own.segment[0] = (Segment){0, (int32_t)length, 0, -1};
-            own.query[0] = (QueryRange){0, 0, (int32_t)length, 0};
-            fill_values(&ops, &own, 37);
-            float *to[4] = {own.q, own.dout, own.k, own.v}, *of[4] = {shared.q, shared.dout, shared.k, shared.v};
-            for (int j = 0; j < 4; j++) {
-                const size_t width = j < 2 ? row : kv_row;
-                memcpy(to[j], of[j], before * width * sizeof(float));
-                memcpy(to[j] + before * width, of[j] + from * width, COMPLETION * width * sizeof(float));
-            }
+        free_case(&paged);
+        const size_t heads = (size_t)shared.shape.heads, row = heads * shared.shape.head_dim;
+        for (int32_t i = 0; i < 2; i++) {
+            Case own = uncut_case(&ops, &shared, prefix, i);
             got = run(&ops, &own);
-            expect_same_bits("out of its own", got.out + before * row, want.out + from * row, COMPLETION * row);
-            expect_same_bits("dq of its own", got.dq + before * row, want.dq + from * row, COMPLETION * row);
-            expect_same_bits("lse of its own", got.lse + before * HEADS, want.lse + from * HEADS, COMPLETION * HEADS);
+            const size_t at = (size_t)prefix, in = (size_t)(prefix + i * COMPLETION);
+            expect_same_bits("out of its own", got.out + at * row, want.out + in * row, COMPLETION * row);
+            expect_same_bits("dq of its own", got.dq + at * row, want.dq + in * row, COMPLETION * row);
+            expect_same_bits("lse of its own", got.lse + at * heads, want.lse + in * heads, COMPLETION * heads);
             free_result(&got);
             free_case(&own);
         }
