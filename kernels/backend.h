@@ -30,7 +30,8 @@ typedef struct DeviceInfo {
     char id[32];         // PCI address of a GPU, "0000:01:00.0"; "" of the CPU, whose memory a node's ranks share
     size_t total_memory; // bytes
     int threads;
-    int index; // of the GPU among the visible ones
+    int index;         // of the GPU among the visible ones
+    int32_t key_block; // see attention
 } DeviceInfo;
 
 // The largest shapes that will come, in elements.
@@ -164,8 +165,9 @@ typedef struct Backend {
                             const void *const *dy, void *dx, int32_t n);
     // out = softmax(scale * q k^T) v over each query's chain of segments; lse = log-sum-exp of the scaled scores, for
     // backward. q, out T[query rows, heads, head_dim]; k, v T[key rows, kv_heads, head_dim]; lse fp32[query rows,
-    // heads]. Flash-like (arXiv 2205.14135): key blocks counted from the segment's start, so that bits do not depend on
-    // packing.
+    // heads]. Flash-like (arXiv 2205.14135): keys come in blocks that are counted from their segment's or their
+    // sequence's start, never from the flat array, so that bits do not depend on packing; nor on how a sequence is cut
+    // into segments, as long as it is cut at multiples of DeviceInfo.key_block.
     Status (*attention)(Device *, const Attention *shape, const void *q, const void *k, const void *v, void *out,
                         float *lse);
     // dq over the query rows, dk and dv over `key_rows` rows (all written, zero where no query reached). Every segment

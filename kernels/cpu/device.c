@@ -66,7 +66,8 @@ static Status cpu_open(const DeviceOptions *options, Device **out) {
 
 static void cpu_info(const Device *device, DeviceInfo *out) {
     *out = (DeviceInfo){.threads = device->threads,
-                        .total_memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE)};
+                        .total_memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE),
+                        .key_block = device->simd->attention_key_block};
     bool widened = device->dtype == DTYPE_BF16 && !device->bf16_gemm;
     const dnnl_version_t *version = dnnl_version();
     snprintf(out->name, sizeof out->name, "CPU, %d thread%s, %s%s, oneDNN %d.%d.%d", device->threads,

@@ -3,8 +3,8 @@
 // X.h).
 //
 // device.c opens a device and holds its memory; vector.c has the ops on token rows and adapter vectors, gemm.c
-// cuBLASLt, linear.c, lora.c and head.c the matrix ops, attention.c attention. All ops run on one stream; nothing is
-// allocated after reserve().
+// cuBLASLt, linear.c, lora.c and head.c the matrix ops, attention.c (by attention_plan.c) attention. All ops run on one
+// stream; nothing is allocated after reserve().
 #pragma once
 #include "kernels/backend.h"
 #include <cuda_runtime_api.h>
@@ -20,8 +20,9 @@ struct Device {
     int index;      // of the GPU
     int capability; // compute capability, 10 * major + minor
     char name[256];
-    char id[32]; // PCI address
-    size_t total_memory;
+    char id[32];                       // PCI address
+    size_t total_memory, shared_bytes; // shared_bytes: of shared memory, what a block may ask for
+    int multiprocessors;
     cudaStream_t stream;
     Gemm *gemm;
     AttentionPlans *attention;
@@ -62,7 +63,9 @@ Status gemm_run(Device *device, const GemmCall *call);
 // --- attention.c ---
 Status attention_open(Device *device);
 void attention_close(Device *device);
-Status attention_reserve(Device *device, const DeviceShapes *shapes); // room for plans
+Status attention_reserve(Device *device, const DeviceShapes *shapes); // room for plans,
+size_t attention_reserved_bytes(const DeviceShapes *shapes);          // which takes so much of the device's memory
+int32_t attention_key_block(const Device *device);                    // see DeviceInfo
 
 // Scratch that the ops of a file need for these shapes.
 size_t lora_scratch_bytes(const DeviceShapes *shapes, DType dtype);

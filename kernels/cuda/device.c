@@ -68,6 +68,8 @@ static Status find_device(Device *device) {
     TRY(cuda_check(device, cudaGetDeviceProperties(&properties, device->index), "cudaGetDeviceProperties"));
     snprintf(device->name, sizeof device->name, "%s", properties.name);
     device->total_memory = properties.totalGlobalMem;
+    device->shared_bytes = properties.sharedMemPerBlockOptin;
+    device->multiprocessors = properties.multiProcessorCount;
     major = properties.major;
     minor = properties.minor;
     device->capability = 10 * major + minor;
@@ -126,7 +128,10 @@ static Status cuda_open(const DeviceOptions *options, Device **out) {
 }
 
 static void cuda_info(const Device *device, DeviceInfo *out) {
-    *out = (DeviceInfo){.threads = 1, .total_memory = device->total_memory, .index = device->index};
+    *out = (DeviceInfo){.threads = 1,
+                        .total_memory = device->total_memory,
+                        .index = device->index,
+                        .key_block = attention_key_block(device)};
     const size_t cublas = cublasLtGetVersion();
     snprintf(out->name, sizeof out->name, "%.60s, compute capability %d.%d, CUDA %d.%d, cuBLASLt %zu", device->name,
              device->capability / 10, device->capability % 10, CUDART_VERSION / 1000, CUDART_VERSION / 10 % 100,
@@ -245,12 +250,17 @@ static void *cuda_stream(Device *device) {
 
 // --- scratch ---
 
-static size_t cuda_scratch_bytes(const DeviceOptions *options, const DeviceShapes *shapes) {
-    const size_t needs[] = {lora_scratch_bytes(shapes, options->dtype), head_scratch_bytes(shapes, options->dtype),
+// Of the one piece that ops take in turn.
+static size_t shared_scratch_bytes(DType dtype, const DeviceShapes *shapes) {
+    const size_t needs[] = {lora_scratch_bytes(shapes, dtype), head_scratch_bytes(shapes, dtype),
                             attention_scratch_bytes(shapes)};
     size_t most = 0;
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) most = needs[i] > most ? needs[i] : most;
     return most;
+}
+
+static size_t cuda_scratch_bytes(const DeviceOptions *options, const DeviceShapes *shapes) {
+    return shared_scratch_bytes(options->dtype, shapes) + attention_reserved_bytes(shapes);
 }
 
 static Status grow_scratch(Device *device, size_t bytes) {
@@ -265,7 +275,7 @@ static Status grow_scratch(Device *device, size_t bytes) {
 
 static Status cuda_reserve(Device *device, const DeviceShapes *shapes) {
     TRY(attention_reserve(device, shapes));
-    return grow_scratch(device, cuda_scratch_bytes(&(DeviceOptions){.dtype = device->dtype}, shapes));
+    return grow_scratch(device, shared_scratch_bytes(device->dtype, shapes));
 }
 
 Status cuda_scratch(Device *device, size_t bytes, void **out) {

@@ -63,13 +63,14 @@ static void call_clear(Generator *g) {
 
 // The segment of the sequence's i-th page; its parents stand before it.
 static int32_t segment_of(Generator *g, const Sequence *sequence, int32_t i) {
+    const int32_t rows = g->cache.page_rows;
     int32_t parent = -1;
     for (int32_t p = 0; p <= i; p++) {
         int32_t *segment = &g->page_segment[sequence->page[p]];
         if (*segment < 0) {
             *segment = g->segments++;
             g->segment_page[*segment] = sequence->page[p];
-            g->segment[*segment] = (Segment){sequence->page[p] * KV_PAGE, 0, p * KV_PAGE, parent};
+            g->segment[*segment] = (Segment){sequence->page[p] * rows, 0, p * rows, parent};
         }
         parent = *segment;
     }
@@ -78,14 +79,15 @@ static int32_t segment_of(Generator *g, const Sequence *sequence, int32_t i) {
 
 // Puts the sequence's next `count` tokens into the call.
 static void call_add(Generator *g, Sequence *sequence, int32_t count) {
+    const int32_t rows = g->cache.page_rows;
     while (count > 0) {
-        const int32_t first = sequence->computed, i = first / KV_PAGE, offset = first % KV_PAGE;
-        const int32_t part = count < KV_PAGE - offset ? count : KV_PAGE - offset;
+        const int32_t first = sequence->computed, i = first / rows, offset = first % rows;
+        const int32_t part = count < rows - offset ? count : rows - offset;
         g->query[g->queries++] = (QueryRange){segment_of(g, sequence, i), offset, part, g->rows};
         for (int32_t t = 0; t < part; t++, g->rows++) {
             g->token[g->rows] = sequence->tokens[first + t];
             g->position[g->rows] = first + t;
-            g->place[g->rows] = sequence->page[i] * KV_PAGE + offset + t;
+            g->place[g->rows] = sequence->page[i] * rows + offset + t;
         }
         g->cache.page[sequence->page[i]].rows = offset + part;
         sequence->computed += part;
@@ -123,8 +125,8 @@ static Sequence *next_waiting(Generator *g, uint64_t after) {
 // Whether all that the sequence shares has been written, by this call at the latest. What is not is the work of a
 // sequence that came before.
 static bool shared_written(const Generator *g, const Sequence *sequence) {
-    for (int32_t i = 0; i < sequence->computed / KV_PAGE; i++)
-        if (g->cache.page[sequence->page[i]].rows < KV_PAGE) return false;
+    for (int32_t i = 0; i < sequence->computed / g->cache.page_rows; i++)
+        if (g->cache.page[sequence->page[i]].rows < g->cache.page_rows) return false;
     return true;
 }
 
@@ -215,10 +217,11 @@ Status generator_step(Generator *g, GenerateEvent *events, int32_t *count) {
 
 // What stands in the cache of the sequence's prompt, after the copy.
 static Status copy_shared(Generator *g, Sequence *sequence, const KvShare *share) {
-    sequence->computed = share->pages * KV_PAGE + share->copy_rows;
+    const int32_t rows = g->cache.page_rows;
+    sequence->computed = share->pages * rows + share->copy_rows;
     if (share->copy_rows == 0) return STATUS_OK;
     const int32_t to = sequence->page[share->pages];
-    const Status status = model_decode_copy(g->model, share->copy_page * KV_PAGE, to * KV_PAGE, share->copy_rows);
+    const Status status = model_decode_copy(g->model, share->copy_page * rows, to * rows, share->copy_rows);
     g->cache.page[to].rows = share->copy_rows;
     kv_cache_release(&g->cache, &share->copy_page, 1);
     return status;
@@ -234,10 +237,10 @@ Status generator_add(Generator *g, const GeneratePrompt *prompt, const GenerateO
     // The answer's last token is not run, so it may lie behind the last position.
     const int64_t wanted = (int64_t)prompt->length + options->max_tokens;
     const int32_t room = wanted < (int64_t)positions + 1 ? (int32_t)wanted : positions + 1;
-    const int32_t pages = kv_cache_pages(room - 1);
+    const int32_t pages = kv_pages(room - 1, g->cache.page_rows);
     if (pages > g->cache.count)
         return error_set(STATUS_USAGE, "a prompt of %d tokens and its answer do not fit a cache of %d tokens",
-                         prompt->length, g->cache.count * KV_PAGE);
+                         prompt->length, g->cache.count * g->cache.page_rows);
     if (g->active == g->size.sequences) return STATUS_OK;
     Sequence *sequence = g->sequences;
     while (sequence->state != FREE) sequence++;
@@ -286,15 +289,21 @@ int32_t generator_active(const Generator *g) {
     return g->active;
 }
 
+static int32_t page_rows(const Model *model) {
+    DeviceInfo info;
+    model->options.backend->info(model->device, &info);
+    return kv_page_rows(info.key_block);
+}
+
 Status generator_open(Generator **out, Model *model, const GeneratorSize *size) {
     Generator *g = NULL;
     TRY(MEMORY_ALLOC(g, 1, "decoding"));
     *out = g;
     g->model = model;
     g->size = *size;
-    const int32_t pages = (int32_t)((size->cache_tokens + KV_PAGE - 1) / KV_PAGE);
+    const int32_t rows = page_rows(model), pages = kv_pages(size->cache_tokens, rows);
     g->rows_max = size->prefill_tokens > size->sequences ? size->prefill_tokens : size->sequences;
-    TRY(kv_cache_open(&g->cache, pages));
+    TRY(kv_cache_open(&g->cache, pages, rows));
     TRY(MEMORY_ALLOC(g->sequences, size->sequences, "decoding"));
     TRY(MEMORY_ALLOC(g->running, size->sequences, "decoding"));
     TRY(MEMORY_ALLOC(g->token, g->rows_max, "decoding"));
@@ -310,7 +319,7 @@ Status generator_open(Generator **out, Model *model, const GeneratorSize *size) 
     g->threads = omp_get_max_threads();
     TRY(MEMORY_ALLOC(g->scratch, (size_t)g->threads * draw_scratch(model->config.vocab), "decoding"));
     TRY(model_reserve(model, 0, g->rows_max));
-    return model_decode_open(model, pages * KV_PAGE, size->sequences);
+    return model_decode_open(model, pages * rows, size->sequences);
 }
 
 void generator_close(Generator *g) {
@@ -338,9 +347,10 @@ static GeneratorSize size_for(const Model *model, const GeneratePrompt *prompts,
         if (prompts[i].length > longest) longest = prompts[i].length;
     longest += options->max_tokens;
     const int32_t tokens = longest < positions ? (int32_t)longest : positions;
+    const int32_t rows = page_rows(model);
     const int32_t together = count < TOGETHER_MAX ? count : TOGETHER_MAX;
     return (GeneratorSize){.sequences = together,
-                           .cache_tokens = (int64_t)together * kv_cache_pages(tokens) * KV_PAGE,
+                           .cache_tokens = (int64_t)together * kv_pages(tokens, rows) * rows,
                            .prefill_tokens = PREFILL_TOKENS};
 }
 

@@ -4,12 +4,12 @@
 // block are fibers that change at barriers and shuffles, so that a forgotten barrier shows too.
 //
 // The environment:  KTO_STANDIN_DEVICES (1), KTO_STANDIN_MEMORY_MIB (2048), KTO_STANDIN_CAPABILITY (89),
-// KTO_STANDIN_DRIVER (as the runtime; 0: none);
+// KTO_STANDIN_SHARED_KIB (99: of a block at most), KTO_STANDIN_DRIVER (as the runtime; 0: none);
 // KTO_STANDIN_SEED=N runs blocks and threads in another order (0: the natural one);
 // KTO_STANDIN_FAIL=NAME:N fails the N-th call of a function, or the N-th kernel as "launch:N", which loses the device;
-// KTO_STANDIN_DROP=KERNEL:LINE takes one __syncthreads away, KTO_STANDIN_DROP_WAIT=FILE:LINE a wait for a stream or
-// event; KTO_STANDIN_LIST=FILE appends the barriers and waits that were met, as lines "KERNEL:LINE" and
-// "wait:FILE:LINE".
+// KTO_STANDIN_DROP=KERNEL:LINE takes one __syncthreads, __syncwarp or copies_wait away, KTO_STANDIN_DROP_WAIT=FILE:LINE
+// a wait for a stream or event; KTO_STANDIN_LIST=FILE appends the barriers and waits that were met, as lines
+// "KERNEL:LINE" and "wait:FILE:LINE".
 #include "standin.h"
 
 #include <boost/context/detail/fcontext.hpp>
@@ -32,13 +32,19 @@ namespace standin {
 uint3 thread_index, block_index;
 dim3 block_size, grid_size;
 
-static const size_t PAGE = 4096, RANGE = (size_t)1 << 40, SHARED_LIMIT = 48 << 10, SHARED_OPT_IN = 99 << 10;
+static const size_t PAGE = 4096, RANGE = (size_t)1 << 40, SHARED_LIMIT = 48 << 10, SHARED_MAX = 227 << 10;
 static const size_t STACK = 128 << 10;
 static const int WARP_SIZE = 32, THREADS_MAX = 1024;
 
 static int setting(const char *name, int otherwise) {
     const char *text = getenv(name);
     return text == nullptr ? otherwise : atoi(text);
+}
+
+// Shared memory of a block that its launcher has asked for.
+static size_t shared_opt_in() {
+    static const size_t bytes = std::min((size_t)setting("KTO_STANDIN_SHARED_KIB", 99) << 10, SHARED_MAX);
+    return bytes;
 }
 
 // --- the block that runs ---
@@ -113,7 +119,7 @@ static unsigned lanes_of(int warp) {
     return count == WARP_SIZE ? ~0u : (1u << count) - 1;
 }
 
-static bool dropped(int line) {
+bool dropped(int line) {
     static const char *const which = getenv("KTO_STANDIN_DROP");
     static const bool listed = getenv("KTO_STANDIN_LIST") != nullptr;
     if (which == nullptr && !listed) return false;
@@ -182,18 +188,24 @@ const uint64_t *exchange(Collective what, int line, unsigned mask, uint64_t word
     return all;
 }
 
+static void set_thread(int index) {
+    running.current = index;
+    thread_index = {(unsigned)index % block_size.x, (unsigned)index / block_size.x % block_size.y,
+                    (unsigned)index / (block_size.x * block_size.y)};
+}
+
 // --- shared memory ---
 
 // Pages between two that nobody may touch; what a block asks for ends where the second begins.
 static char *shared_pages() {
     static char *pages;
     if (pages == nullptr) {
-        pages = (char *)mmap(nullptr, SHARED_OPT_IN + PAGE + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        pages = (char *)mmap(nullptr, SHARED_MAX + PAGE + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (pages == MAP_FAILED ||
-            mprotect(pages + PAGE, (SHARED_OPT_IN + PAGE) / PAGE * PAGE, PROT_READ | PROT_WRITE) != 0)
+            mprotect(pages + PAGE, (SHARED_MAX + PAGE) / PAGE * PAGE, PROT_READ | PROT_WRITE) != 0)
             refuse("no memory for shared memory");
     }
-    return pages + PAGE + (SHARED_OPT_IN + PAGE) / PAGE * PAGE;
+    return pages + PAGE + (SHARED_MAX + PAGE) / PAGE * PAGE;
 }
 
 void *dynamic_shared_memory() {
@@ -201,7 +213,7 @@ void *dynamic_shared_memory() {
 }
 
 void *shared_memory(const void *site, size_t bytes, size_t alignment) {
-    static char *area = (char *)aligned_alloc(256, SHARED_OPT_IN + 256);
+    static char *area = (char *)aligned_alloc(256, SHARED_MAX + 256);
     for (const auto &known : running.shared)
         if (known.first == site) return known.second;
     size_t at = (running.shared_used + alignment - 1) / alignment * alignment;
@@ -213,13 +225,60 @@ void *shared_memory(const void *site, size_t bytes, size_t alignment) {
     return area + at;
 }
 
-// --- running a kernel ---
+// --- asynchronous copies ---
 
-static void set_thread(int index) {
-    running.current = index;
-    thread_index = {(unsigned)index % block_size.x, (unsigned)index / block_size.x % block_size.y,
-                    (unsigned)index / (block_size.x * block_size.y)};
+struct Copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+    bool valid;
+};
+struct Copies { // of a thread
+    std::deque<std::vector<Copy>> groups;
+    std::vector<Copy> open;
+};
+static std::vector<Copies> &copies = *new std::vector<Copies>(THREADS_MAX);
+
+void copy_begin(void *to, const void *from, size_t bytes, bool valid) {
+    if ((uintptr_t)to % bytes != 0 || (uintptr_t)from % bytes != 0)
+        refuse("an asynchronous copy of %zu bytes needs addresses that are multiples of them", bytes);
+    if ((char *)to < (char *)dynamic_shared_memory() || (char *)to + bytes > shared_pages())
+        refuse("an asynchronous copy leaves the block's shared memory");
+    memset(to, 0xFF, bytes);
+    copies[(size_t)running.current].open.push_back({to, from, bytes, valid});
 }
+
+void copies_commit() {
+    Copies &mine = copies[(size_t)running.current];
+    mine.groups.push_back(std::move(mine.open));
+    mine.open.clear();
+}
+
+// A copy that is not valid reads nothing: its address may lie anywhere.
+void copies_wait(size_t pending) {
+    Copies &mine = copies[(size_t)running.current];
+    for (; mine.groups.size() > pending; mine.groups.pop_front())
+        for (const Copy &copy : mine.groups.front()) {
+            if (copy.valid)
+                memcpy(copy.to, copy.from, copy.bytes);
+            else
+                memset(copy.to, 0, copy.bytes);
+        }
+}
+
+// At a block's end.
+static void check_copies() {
+    for (int i = 0; i < running.threads; i++) {
+        Copies &left = copies[(size_t)i];
+        size_t count = left.open.size();
+        for (const auto &group : left.groups) count += group.size();
+        set_thread(i);
+        if (count > 0) refuse("ends before %zu of its asynchronous copies have landed", count);
+        left.groups.clear();
+    }
+}
+
+// --- running a kernel ---
 
 static void prepare_fibers(int threads) {
     while ((int)running.fibers.size() < threads) {
@@ -262,6 +321,7 @@ static void run_block_with_barriers(const std::vector<int> &order) {
                    running.done, running.threads, running.waiting);
         }
     }
+    check_copies();
 }
 
 static std::vector<int> order_of(int count, std::mt19937 *random) {
@@ -520,7 +580,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int device) {
     snprintf(out->name, sizeof out->name, "Stand-in GPU");
     out->totalGlobalMem = total_memory();
     out->sharedMemPerBlock = SHARED_LIMIT;
-    out->sharedMemPerBlockOptin = SHARED_OPT_IN;
+    out->sharedMemPerBlockOptin = shared_opt_in();
     out->major = capability / 10;
     out->minor = capability % 10;
     out->multiProcessorCount = 4;
@@ -550,7 +610,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
         *value = 1;
         break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-        *value = (int)SHARED_OPT_IN;
+        *value = (int)shared_opt_in();
         break;
     default:
         return fail(cudaErrorInvalidValue);
@@ -801,7 +861,7 @@ const char *cudaGetErrorString(cudaError_t error) {
 
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {
     ENTER("cudaFuncSetAttribute", cudaErrorUnknown);
-    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || (size_t)value > SHARED_OPT_IN)
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || (size_t)value > shared_opt_in())
         return fail(cudaErrorInvalidValue);
     opted_in[kernel] = (size_t)value;
     return cudaSuccess;

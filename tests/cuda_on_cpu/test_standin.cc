@@ -1,7 +1,7 @@
 // The stand-in refuses what the real thing would not forgive. Each case runs in a child process: it must end well, or
 // be stopped with a message that names the fault.
 #include "cublasLt.h"
-#include "standin.h"
+#include "standin_tensor.h"
 
 #include <string>
 #include <sys/wait.h>
@@ -73,16 +73,47 @@ KERNEL(N) sums(float *x) {
     x[threadIdx.x] = sum + (float)__ballot_sync(0xffffffffu, threadIdx.x % 32 < 2);
 }
 
-KERNEL(32) tile_product(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *c) {
-    using namespace nvcuda;
-    wmma::fragment<wmma::matrix_a, 16, 16, 16, __nv_bfloat16, wmma::row_major> left;
-    wmma::fragment<wmma::matrix_b, 16, 16, 16, __nv_bfloat16, wmma::col_major> right;
-    wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum;
-    wmma::fill_fragment(sum, 1.0f);
-    wmma::load_matrix_sync(left, a, 16);
-    wmma::load_matrix_sync(right, b, 16);
-    wmma::mma_sync(sum, left, right, sum);
-    wmma::store_matrix_sync(c, sum, 16, wmma::mem_row_major);
+// c[16, 8] = 1 + a[16, 16] b[8, 16]^T, one warp.
+KERNEL(32) matrix_product(const __nv_bfloat16 *a, const __nv_bfloat16 *b, float *c, int transposed, int early) {
+    SHARED_BYTES(__nv_bfloat16, s); // a, then b twice
+    for (int i = (int)threadIdx.x; i < 64; i += 32) copy_16(s + 8 * i, i < 32 ? a + 8 * i : b + 8 * (i % 16), true);
+    copies_commit();
+    if (early)
+        copies_wait<1>();
+    else
+        copies_wait<0>();
+    __syncwarp();
+    const int lane = standin::lane(), row = lane % 8;
+    uint32_t left[4], right[4];
+    float sum[4] = {1, 1, 1, 1};
+    load_matrices(left, s + (row + lane / 8 % 2 * 8) * 16 + lane / 16 * 8);
+    if (transposed) // of b[16, 8], columns in rows
+        load_matrices_transposed(right, s + 256 + (row + lane / 8 % 2 * 8) * 8);
+    else
+        load_matrices(right, s + 256 + row * 16 + lane / 8 % 2 * 8);
+    multiply_add(sum, left, right[0], right[1]);
+    for (int e = 0; e < 4; e++) c[(lane / 4 + e / 2 * 8) * 8 + lane % 4 * 2 + e % 2] = sum[e];
+    copies_wait<0>(); // nothing is left where the wait above lets too much pass
+}
+
+KERNEL(32) copies_beyond(const float *x) {
+    SHARED_BYTES(float, s);
+    copy_16(s + 4 * threadIdx.x + 4, x, false);
+    copies_commit();
+    copies_wait<0>();
+}
+
+KERNEL(32) copies_unaligned(const float *x) {
+    SHARED_BYTES(float, s);
+    copy_16(s + 4 * threadIdx.x, x + 1, true);
+    copies_commit();
+    copies_wait<0>();
+}
+
+KERNEL(32) copies_left(const float *x) {
+    SHARED_BYTES(float, s);
+    copy_8(s + 2 * threadIdx.x, x + 2 * threadIdx.x, true);
+    copies_commit();
 }
 
 void run_reverse(int barrier) {
@@ -166,27 +197,44 @@ void shuffles() {
     for (int i = 0; i < N; i++)
         check(got[(size_t)i] == (float)(32 * (i / 32 + 1) + 3), "sums over warps, and a ballot");
 }
-void tiles() {
-    std::vector<__nv_bfloat16> a(256), b(256);
-    std::vector<float> want(256, 1.0f);
-    for (int i = 0; i < 256; i++) {
-        a[(size_t)i] = __float2bfloat16_rn((float)(i * 7 % 13 - 6));
-        b[(size_t)i] = __float2bfloat16_rn((float)(i * 5 % 11 - 5));
-    }
+void run_matrices(int transposed, int early) {
+    std::vector<__nv_bfloat16> a(256), b(128);
+    std::vector<float> want(128, 1.0f);
+    for (int i = 0; i < 256; i++) a[(size_t)i] = __float2bfloat16_rn((float)(i * 7 % 13 - 6));
+    for (int i = 0; i < 128; i++) b[(size_t)i] = __float2bfloat16_rn((float)(i * 5 % 11 - 5));
     for (int i = 0; i < 16; i++)
-        for (int j = 0; j < 16; j++)
+        for (int j = 0; j < 8; j++)
             for (int k = 0; k < 16; k++)
-                want[(size_t)(i * 16 + j)] +=
-                    __bfloat162float(a[(size_t)(i * 16 + k)]) * __bfloat162float(b[(size_t)(j * 16 + k)]);
+                want[(size_t)(i * 8 + j)] += __bfloat162float(a[(size_t)(i * 16 + k)]) *
+                                             __bfloat162float(b[(size_t)(transposed ? k * 8 + j : j * 16 + k)]);
     void *left, *right;
     cudaMalloc(&left, 512);
-    cudaMalloc(&right, 512);
+    cudaMalloc(&right, 256);
     cudaMemcpy(left, a.data(), 512, cudaMemcpyHostToDevice);
-    cudaMemcpy(right, b.data(), 512, cudaMemcpyHostToDevice);
-    float *c = device_floats(256);
-    LAUNCH_BLOCKS(tile_product, 1, 32, 0, nullptr, static_cast<const __nv_bfloat16 *>(left),
-                  static_cast<const __nv_bfloat16 *>(right), c);
-    check(download(c, 256) == want, "a product of tiles");
+    cudaMemcpy(right, b.data(), 256, cudaMemcpyHostToDevice);
+    float *c = device_floats(128);
+    LAUNCH_NAMED("matrix_product", matrix_product, 1, 32, 1024, nullptr, static_cast<const __nv_bfloat16 *>(left),
+                 static_cast<const __nv_bfloat16 *>(right), c, transposed, early);
+    check(download(c, 128) == want, "a product of matrices");
+}
+void matrices() {
+    run_matrices(0, 0);
+    run_matrices(1, 0);
+}
+void lax_wait() {
+    run_matrices(0, 1);
+}
+void beyond() {
+    LAUNCH_BLOCKS(copies_beyond, 1, 32, 512, nullptr, device_floats(N));
+    cudaDeviceSynchronize();
+}
+void unaligned() {
+    LAUNCH_BLOCKS(copies_unaligned, 1, 32, 512, nullptr, device_floats(N));
+    cudaDeviceSynchronize();
+}
+void left_behind() {
+    LAUNCH_BLOCKS(copies_left, 1, 32, 512, nullptr, device_floats(N));
+    cudaDeviceSynchronize();
 }
 void lost_device() { // with KTO_STANDIN_FAIL=launch:1
     float *x = device_floats(N);
@@ -268,17 +316,25 @@ const Case cases[] = {
     {"a wait that is taken away", forgotten_wait, "wrong: all is there after it",
      "KTO_STANDIN_DROP_WAIT=test_standin.cc:WAIT"},
     {"shuffles", shuffles, nullptr, nullptr},
-    {"tiles", tiles, nullptr, nullptr},
+    {"matrices", matrices, nullptr, nullptr},
+    {"a wait for copies that is too lax", lax_wait, "wrong: a product of matrices", nullptr},
+    {"a wait for copies that is taken away", matrices, "wrong: a product of matrices",
+     "KTO_STANDIN_DROP=matrix_product:COPIES"},
+    {"a copy beyond shared memory", beyond, "leaves the block's shared memory", nullptr},
+    {"a copy from anywhere", unaligned, "needs addresses that are multiples", nullptr},
+    {"a copy that nobody waits for", left_behind, "ends before 1 of its asynchronous copies have landed", nullptr},
     {"a lost device", lost_device, nullptr, "KTO_STANDIN_FAIL=launch:1"},
     {"no memory", good_kernel, "wrong: cudaMalloc", "KTO_STANDIN_FAIL=cudaMalloc:1"},
     {"refused products", product_refusals, nullptr, nullptr},
     {"a product whose bits may vary", product_that_may_vary, "partial sums in the output's type", nullptr},
 };
 
-// With BARRIER and WAIT replaced by the lines of this file where `reverse` and `forgotten_wait` have theirs.
+// With BARRIER, WAIT and COPIES replaced by the lines of this file where `reverse`, `forgotten_wait` and
+// `matrix_product` have theirs.
 std::string with_line(const char *environment) {
     const char *const places[][2] = {{"BARRIER", "    if (barrier) __syncthreads();"},
-                                     {"WAIT", "    cudaStreamSynchronize(stream);"}};
+                                     {"WAIT", "    cudaStreamSynchronize(stream);"},
+                                     {"COPIES", "        copies_wait<0>();"}};
     std::string text = environment;
     for (const auto &place : places) {
         const size_t at = text.find(place[0], text.find('='));

@@ -229,8 +229,11 @@ static void check_case(const Ops *ops, Case *c) {
     free_wanted(&w);
 }
 
-static const int SHAPES[][3] = {{4, 2, 16},  {6, 2, 24},  {3, 3, 40}, {8, 1, 64},
-                                {5, 1, 128}, {2, 2, 256}, {1, 1, 2},  {128, 1, 8}};
+// Groups of 1 to 8 and 16, widths that a GPU's tensor cores take (multiples of 8) and others.
+static const int SHAPES[][3] = {{4, 2, 16},  {6, 2, 24},  {3, 3, 40},  {8, 1, 64},  {5, 1, 128},
+                                {2, 2, 256}, {1, 1, 2},   {128, 1, 8}, {8, 2, 80},  {14, 2, 64},
+                                {16, 1, 64}, {2, 2, 128}, {6, 2, 26},  {16, 1, 96}, {4, 2, 32}};
+enum { SHAPE_COUNT = sizeof SHAPES / sizeof *SHAPES };
 
 // A GPU's shared memory bounds head_dim and the group: what is larger is refused, see test_refused.
 static bool taken(const int shape[3]) {
@@ -240,7 +243,7 @@ static bool taken(const int shape[3]) {
 static void test_refused(void **state) {
     (void)state;
     Ops ops = ops_open(backend, DTYPE_F32, 1);
-    for (int s = 0; s < 8; s++) {
+    for (int s = 0; s < SHAPE_COUNT; s++) {
         if (taken(SHAPES[s])) continue;
         const Attention shape = {.heads = SHAPES[s][0], .kv_heads = SHAPES[s][1], .head_dim = SHAPES[s][2]};
         assert_int_equal(backend->attention(ops.device, &shape, NULL, NULL, NULL, NULL, NULL), STATUS_FAILED);
@@ -254,10 +257,10 @@ static void test_values(void **state) {
     (void)state;
     for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
         Ops ops = ops_open(backend, (DType)dtype, 2);
-        for (int s = 0; s < 8; s++)
+        for (int s = 0; s < SHAPE_COUNT; s++)
             for (uint32_t seed = 1; seed <= 3 && taken(SHAPES[s]); seed++) {
                 Case c = random_case(&ops, SHAPES[s][0], SHAPES[s][1], SHAPES[s][2], 3 + 2 * (int)seed,
-                                     s == 7 ? 15 : 70, seed > 1, seed * 100 + (uint32_t)s);
+                                     SHAPES[s][0] == 128 ? 15 : 70, seed > 1, seed * 100 + (uint32_t)s);
                 check_case(&ops, &c);
                 free_case(&c);
             }
@@ -276,6 +279,47 @@ static void test_long(void **state) {
                   .key_rows = 1000,
                   .query_rows = 86};
         fill_values(&ops, &c, 77);
+        check_case(&ops, &c);
+        free_case(&c);
+        backend->close(ops.device);
+    }
+}
+
+// A chain of many short segments: one block of keys lies in several of them.
+static void test_chain(void **state) {
+    (void)state;
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+        Ops ops = ops_open(backend, (DType)dtype, 2);
+        Case c = {.shape = {.heads = 6, .kv_heads = 2, .head_dim = 64, .segment_count = SEGMENTS_MAX}};
+        for (int s = 0; s < SEGMENTS_MAX; s++) {
+            const int32_t length = 1 + s * 7 % 19, first = c.key_rows + s % 3; // and rows that belong to nobody
+            c.segment[s] =
+                (Segment){first, length, s > 0 ? c.segment[s - 1].position + c.segment[s - 1].length : 0, s - 1};
+            c.key_rows = first + length;
+            if (s % 4 == 1) continue;
+            c.query[c.shape.query_count++] = (QueryRange){s, 0, length, c.query_rows};
+            c.query_rows += length;
+        }
+        fill_values(&ops, &c, 78);
+        check_case(&ops, &c);
+        free_case(&c);
+        backend->close(ops.device);
+    }
+}
+
+// A first token that all rows share, whose gradients are sums over the whole batch.
+static void test_fan(void **state) {
+    (void)state;
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+        Ops ops = ops_open(backend, (DType)dtype, 2);
+        Case c = {.shape = {.heads = 8, .kv_heads = 1, .head_dim = 64, .segment_count = SEGMENTS_MAX}};
+        for (int s = 0; s < SEGMENTS_MAX; s++) {
+            const int32_t length = s == 0 ? 1 : 60;
+            c.segment[s] = (Segment){c.key_rows, length, s > 0, s > 0 ? 0 : -1};
+            c.query[c.shape.query_count++] = (QueryRange){s, 0, length, c.query_rows};
+            c.key_rows = c.query_rows += length;
+        }
+        fill_values(&ops, &c, 79);
         check_case(&ops, &c);
         free_case(&c);
         backend->close(ops.device);
@@ -360,55 +404,157 @@ static void test_central_differences(void **state) {
 }
 
 // --- bits
+
+// b behind a, in one call; both stay the caller's.
+static Case packed(const Ops *ops, const Case *a, const Case *b) {
+    Case both = *a;
+    for (int s = 0; s < b->shape.segment_count; s++) {
+        Segment segment = b->segment[s];
+        segment.first += a->key_rows;
+        if (segment.parent >= 0) segment.parent += a->shape.segment_count;
+        both.segment[both.shape.segment_count++] = segment;
+    }
+    for (int s = 0; s < b->shape.query_count; s++) {
+        QueryRange range = b->query[s];
+        range.row += a->query_rows;
+        range.segment += a->shape.segment_count;
+        both.query[both.shape.query_count++] = range;
+    }
+    both.key_rows += b->key_rows;
+    both.query_rows += b->query_rows;
+    fill_values(ops, &both, 33);
+    const Case *part[2] = {a, b};
+    for (size_t i = 0, q = 0, k = 0; i < 2; i++) {
+        memcpy(both.q + q, part[i]->q, query_count(part[i]) * sizeof(float));
+        memcpy(both.dout + q, part[i]->dout, query_count(part[i]) * sizeof(float));
+        memcpy(both.k + k, part[i]->k, key_count(part[i]) * sizeof(float));
+        memcpy(both.v + k, part[i]->v, key_count(part[i]) * sizeof(float));
+        q += query_count(part[i]), k += key_count(part[i]);
+    }
+    return both;
+}
+
+static void check_packed(const Ops *ops, Case *a, Case *b) {
+    Case both = packed(ops, a, b), *part[2] = {a, b};
+    Result together = run(ops, &both);
+    size_t q_at = 0, k_at = 0, lse_at = 0;
+    for (int i = 0; i < 2; i++) {
+        Result alone = run(ops, part[i]);
+        expect_same_bits("out packed", together.out + q_at, alone.out, query_count(part[i]));
+        expect_same_bits("lse packed", together.lse + lse_at, alone.lse, lse_count(part[i]));
+        expect_same_bits("dq packed", together.dq + q_at, alone.dq, query_count(part[i]));
+        expect_same_bits("dk packed", together.dk + k_at, alone.dk, key_count(part[i]));
+        expect_same_bits("dv packed", together.dv + k_at, alone.dv, key_count(part[i]));
+        q_at += query_count(part[i]), k_at += key_count(part[i]), lse_at += lse_count(part[i]);
+        free_result(&alone);
+        free_case(part[i]);
+    }
+    free_result(&together);
+    free_case(&both);
+}
+
 static void test_same_bits_packed(void **state) {
     (void)state;
     for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
         Ops ops = ops_open(backend, (DType)dtype, 2);
-        Case part[2] = {random_case(&ops, 8, 2, 32, 5, 90, true, 31), random_case(&ops, 8, 2, 32, 6, 90, true, 32)};
-        Case both = {.shape = part[0].shape};
-        both.shape.segment_count = both.shape.query_count = 0;
-        for (int i = 0; i < 2; i++) {
-            const Case *p = &part[i];
-            int32_t base = both.shape.segment_count;
-            for (int s = 0; s < p->shape.segment_count; s++) {
-                Segment segment = p->segment[s];
-                segment.first += both.key_rows;
-                if (segment.parent >= 0) segment.parent += base;
-                both.segment[both.shape.segment_count++] = segment;
-            }
-            for (int s = 0; s < p->shape.query_count; s++) {
-                QueryRange range = p->query[s];
-                range.row += both.query_rows;
-                range.segment += base;
-                both.query[both.shape.query_count++] = range;
-            }
-            both.key_rows += p->key_rows;
-            both.query_rows += p->query_rows;
+        for (int head_dim = 32; head_dim <= 128; head_dim *= 2) {
+            Case a = random_case(&ops, 14, 2, head_dim, 5, 60, true, 31);
+            Case b = random_case(&ops, 14, 2, head_dim, 6, 60, true, 32);
+            check_packed(&ops, &a, &b);
         }
-        fill_values(&ops, &both, 33);
-        memcpy(both.q, part[0].q, query_count(&part[0]) * 4);
-        memcpy(both.dout, part[0].dout, query_count(&part[0]) * 4);
-        memcpy(both.k, part[0].k, key_count(&part[0]) * 4);
-        memcpy(both.v, part[0].v, key_count(&part[0]) * 4);
-        memcpy(both.q + query_count(&part[0]), part[1].q, query_count(&part[1]) * 4);
-        memcpy(both.dout + query_count(&part[0]), part[1].dout, query_count(&part[1]) * 4);
-        memcpy(both.k + key_count(&part[0]), part[1].k, key_count(&part[1]) * 4);
-        memcpy(both.v + key_count(&part[0]), part[1].v, key_count(&part[1]) * 4);
-        Result packed = run(&ops, &both);
-        size_t q_at = 0, k_at = 0, lse_at = 0;
-        for (int i = 0; i < 2; i++) {
-            Result alone = run(&ops, &part[i]);
-            expect_same_bits("out packed", packed.out + q_at, alone.out, query_count(&part[i]));
-            expect_same_bits("lse packed", packed.lse + lse_at, alone.lse, lse_count(&part[i]));
-            expect_same_bits("dq packed", packed.dq + q_at, alone.dq, query_count(&part[i]));
-            expect_same_bits("dk packed", packed.dk + k_at, alone.dk, key_count(&part[i]));
-            expect_same_bits("dv packed", packed.dv + k_at, alone.dv, key_count(&part[i]));
-            q_at += query_count(&part[i]), k_at += key_count(&part[i]), lse_at += lse_count(&part[i]);
-            free_result(&alone);
-            free_case(&part[i]);
+        backend->close(ops.device);
+    }
+}
+
+// A few rows alone and beside many: a GPU cuts the call into other tiles and blocks of keys (on the stand-in of
+// tests/cuda_on_cpu from some 32 tiles on), which changes no bits.
+static void test_same_bits_beside_many(void **state) {
+    (void)state;
+    Ops ops = ops_open(backend, DTYPE_BF16, 2);
+    for (int head_dim = 64; head_dim <= 128; head_dim *= 2) {
+        const Attention shape = {
+            .heads = 16, .kv_heads = 2, .head_dim = head_dim, .segment_count = 3, .query_count = 3};
+        Case few = {.shape = shape,
+                    .segment = {{0, 100, 0, -1}, {100, 30, 100, 0}, {130, 45, 100, 0}},
+                    .query = {{0, 10, 90, 0}, {1, 0, 30, 90}, {2, 0, 40, 120}},
+                    .key_rows = 175,
+                    .query_rows = 160};
+        Case many = {.shape = shape,
+                     .segment = {{0, 256, 0, -1}, {256, 128, 256, 0}, {384, 128, 256, 0}},
+                     .query = {{0, 0, 256, 0}, {1, 0, 128, 256}, {2, 0, 128, 384}},
+                     .key_rows = 512,
+                     .query_rows = 512};
+        fill_values(&ops, &few, 34);
+        fill_values(&ops, &many, 35);
+        check_packed(&ops, &few, &many);
+    }
+    backend->close(ops.device);
+}
+
+enum { COMPLETION = 45, PAGES = 3 };
+
+// A prefix of so many pages, each a segment of its own, and two completions of it.
+static Case cut_case(const Ops *ops, int32_t pages, int32_t page) {
+    Case c = {
+        .shape = {.heads = 8, .kv_heads = 2, .head_dim = 64, .segment_count = pages + 2, .query_count = pages + 2}};
+    for (int32_t s = 0; s < pages + 2; s++) {
+        const bool completes = s >= pages;
+        const int32_t length = completes ? COMPLETION : page, parent = completes ? pages - 1 : s - 1;
+        c.segment[s] = (Segment){c.key_rows, length, (completes ? pages : s) * page, parent};
+        c.query[s] = (QueryRange){s, 0, length, c.key_rows};
+        c.query_rows = c.key_rows += length;
+    }
+    fill_values(ops, &c, 36);
+    return c;
+}
+
+// One segment: the prefix of `c`, and its completion i.
+static Case uncut_case(const Ops *ops, const Case *c, int32_t prefix, int32_t i) {
+    const int32_t length = prefix + COMPLETION, from = prefix + i * COMPLETION;
+    Case own = {.shape = c->shape, .key_rows = length, .query_rows = length};
+    own.shape.segment_count = own.shape.query_count = 1;
+    own.segment[0] = (Segment){0, length, 0, -1};
+    own.query[0] = (QueryRange){0, 0, length, 0};
+    fill_values(ops, &own, 37);
+    float *to[] = {own.q, own.dout, own.k, own.v}, *of[] = {c->q, c->dout, c->k, c->v};
+    for (int j = 0; j < 4; j++) {
+        const size_t row = (size_t)(j < 2 ? c->shape.heads : c->shape.kv_heads) * c->shape.head_dim;
+        memcpy(to[j], of[j], prefix * row * sizeof(float));
+        memcpy(to[j] + prefix * row, of[j] + from * row, COMPLETION * row * sizeof(float));
+    }
+    return own;
+}
+
+// out, lse and dq of a row do not depend on how its sequence is cut into segments, as long as it is cut at multiples of
+// the device's key block: two completions of one prefix, of a copy each, and of a prefix in pages.
+static void test_same_bits_cut(void **state) {
+    (void)state;
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+        Ops ops = ops_open(backend, (DType)dtype, 2);
+        DeviceInfo info;
+        backend->info(ops.device, &info);
+        assert_true(info.key_block > 0);
+        const int32_t prefix = PAGES * info.key_block;
+        Case shared = cut_case(&ops, 1, prefix), paged = cut_case(&ops, PAGES, info.key_block);
+        Result want = run(&ops, &shared), got = run(&ops, &paged);
+        expect_same_bits("out of pages", got.out, want.out, query_count(&shared));
+        expect_same_bits("lse of pages", got.lse, want.lse, lse_count(&shared));
+        expect_same_bits("dq of pages", got.dq, want.dq, query_count(&shared));
+        free_result(&got);
+        free_case(&paged);
+        const size_t heads = (size_t)shared.shape.heads, row = heads * shared.shape.head_dim;
+        for (int32_t i = 0; i < 2; i++) {
+            Case own = uncut_case(&ops, &shared, prefix, i);
+            got = run(&ops, &own);
+            const size_t at = (size_t)prefix, in = (size_t)(prefix + i * COMPLETION);
+            expect_same_bits("out of its own", got.out + at * row, want.out + in * row, COMPLETION * row);
+            expect_same_bits("dq of its own", got.dq + at * row, want.dq + in * row, COMPLETION * row);
+            expect_same_bits("lse of its own", got.lse + at * heads, want.lse + in * heads, COMPLETION * heads);
+            free_result(&got);
+            free_case(&own);
         }
-        free_result(&packed);
-        free_case(&both);
+        free_result(&want);
+        free_case(&shared);
         backend->close(ops.device);
     }
 }
@@ -439,29 +585,31 @@ static void test_same_bits_threads(void **state) {
 static void test_same_bits_decoded(void **state) {
     (void)state;
     enum { LENGTH = 150, HEADS = 4, DIM = 16, ROW = HEADS * DIM };
-    Ops ops = ops_open(backend, DTYPE_F32, 1);
-    Case c = {.shape = {.heads = HEADS, .kv_heads = 2, .head_dim = DIM, .segment_count = 2, .query_count = 2},
-              .segment = {{0, 20, 0, -1}, {20, LENGTH, 20, 0}},
-              .query = {{0, 0, 20, 0}, {1, 0, LENGTH, 20}},
-              .key_rows = 20 + LENGTH,
-              .query_rows = 20 + LENGTH};
-    fill_values(&ops, &c, 50);
-    Result whole = run(&ops, &c);
-    for (int t = 0; t < LENGTH; t += 7) {
-        Case one = c;
-        one.shape.query_count = 1;
-        one.query[0] = (QueryRange){1, t, 1, 0};
-        one.segment[1].length = t + 1; // later keys are not there yet
-        one.query_rows = 1;
-        one.q = c.q + (20 + t) * ROW;
-        Result r = run(&ops, &one);
-        expect_same_bits("decoded out", r.out, whole.out + (20 + t) * ROW, ROW);
-        expect_same_bits("decoded lse", r.lse, whole.lse + (20 + t) * HEADS, HEADS);
-        free_result(&r);
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+        Ops ops = ops_open(backend, (DType)dtype, 1);
+        Case c = {.shape = {.heads = HEADS, .kv_heads = 2, .head_dim = DIM, .segment_count = 2, .query_count = 2},
+                  .segment = {{0, 20, 0, -1}, {20, LENGTH, 20, 0}},
+                  .query = {{0, 0, 20, 0}, {1, 0, LENGTH, 20}},
+                  .key_rows = 20 + LENGTH,
+                  .query_rows = 20 + LENGTH};
+        fill_values(&ops, &c, 50);
+        Result whole = run(&ops, &c);
+        for (int t = 0; t < LENGTH; t += 7) {
+            Case one = c;
+            one.shape.query_count = 1;
+            one.query[0] = (QueryRange){1, t, 1, 0};
+            one.segment[1].length = t + 1; // later keys are not there yet
+            one.query_rows = 1;
+            one.q = c.q + (20 + t) * ROW;
+            Result r = run(&ops, &one);
+            expect_same_bits("decoded out", r.out, whole.out + (20 + t) * ROW, ROW);
+            expect_same_bits("decoded lse", r.lse, whole.lse + (20 + t) * HEADS, HEADS);
+            free_result(&r);
+        }
+        free_result(&whole);
+        free_case(&c);
+        backend->close(ops.device);
     }
-    free_result(&whole);
-    free_case(&c);
-    backend->close(ops.device);
 }
 
 // Many shapes asked for before any answer is looked at: what an op reads of its shape is its own, however late it runs.
@@ -513,12 +661,16 @@ static void test_nothing(void **state) {
 int main(int argc, char **argv) {
     backend = ops_backend(argc, argv);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_chain), // the fastest that reach most of the kernels, for tests/cuda_on_cpu/mutate
+        cmocka_unit_test(test_fan),
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_long),
         cmocka_unit_test(test_large_scores),
         cmocka_unit_test(test_central_differences),
         cmocka_unit_test(test_same_bits_packed),
+        cmocka_unit_test(test_same_bits_beside_many),
+        cmocka_unit_test(test_same_bits_cut),
         cmocka_unit_test(test_same_bits_threads),
         cmocka_unit_test(test_same_bits_decoded),
         cmocka_unit_test(test_queued),

@@ -172,6 +172,7 @@ const SimdOps SIMD_NAME(simd_ops) = {
     .sum_squares = sum_squares,
     .adamw = adamw,
     .attention_scratch = ATTENTION_SCRATCH,
+    .attention_key_block = KEY_BLOCK,
     .attention = SIMD_NAME(attention),
     .attention_query_gradient = SIMD_NAME(attention_query_gradient),
     .attention_key_gradient = SIMD_NAME(attention_key_gradient),

@@ -38,7 +38,8 @@ typedef struct SimdOps {
 
     // Run by every thread of a team with its own scratch of attention_scratch bytes, 64-byte aligned.
     size_t attention_scratch;
-    void (*attention)(AttentionCall *call, void *scratch);                // out, lse
+    int32_t attention_key_block;                           // keys at a time, counted from their segment's start
+    void (*attention)(AttentionCall *call, void *scratch); // out, lse
     void (*attention_query_gradient)(AttentionCall *call, void *scratch); // dq
     // dk and dv of the keys that a query reaches; the others keep what they hold.
     void (*attention_key_gradient)(AttentionCall *call, void *scratch);

@@ -1,5 +1,5 @@
-// What a kernel sees of CUDA when the host's C++ compiler builds it: built-in variables, barriers, shuffles, bf16, wmma
-// tiles and the macros of kernels/cuda/launch.cuh. runtime.cc runs the blocks.
+// What a kernel sees of CUDA when the host's C++ compiler builds it: built-in variables, barriers, shuffles, bf16 and
+// the macros of kernels/cuda/launch.cuh; standin_tensor.h has the rest. runtime.cc runs the blocks.
 #pragma once
 #include "cuda_runtime_api.h"
 #include <cfloat>
@@ -70,14 +70,20 @@ namespace standin {
 extern uint3 thread_index, block_index;
 extern dim3 block_size, grid_size;
 
-enum Collective { SHUFFLE, VOTE, WARP_BARRIER, TILE };
+enum Collective { SHUFFLE, VOTE, WARP_BARRIER, MATRIX };
 
-void block_barrier(int line);                            // __syncthreads
+void block_barrier(int line); // __syncthreads
+bool dropped(int line); // whether the environment takes this kernel's barrier, or wait for copies, of this line away
 uint64_t block_vote(int line, uint64_t value, bool any); // __syncthreads_or, _and
 // The lanes of the warp each give a word and get all 32 (of lanes that do not exist: 0), valid until the lane's next
 // collective.
 const uint64_t *exchange(Collective what, int line, unsigned mask, uint64_t word);
 int lane();
+// Asynchronous copies of the running thread to shared memory: what a copy overwrites is NaN from its issue on, and it
+// lands at the wait that covers its group, so that a wait that is forgotten or too lax shows.
+void copy_begin(void *to, const void *from, size_t bytes, bool valid);
+void copies_commit();
+void copies_wait(size_t pending);
 // For the stand-in's libraries: work in stream order, with device memory open to it; and checks of their pointers.
 void enqueue(cudaStream_t stream, std::function<void()> work);
 bool is_device(const void *pointer);
@@ -132,7 +138,8 @@ template <typename T> T value_of(uint64_t word) {
 #define gridDim   (standin::grid_size)
 static const int warpSize = 32;
 
-#define KERNEL(threads) static void
+#define KERNEL(threads)                static void
+#define KERNEL_BLOCKS(threads, blocks) static void
 #define SHARED(Type, s)                                                                                                \
     static const char s##_site_ = 0;                                                                                   \
     Type &s = *static_cast<Type *>(standin::shared_memory(&s##_site_, sizeof(Type), alignof(Type)))
@@ -141,6 +148,8 @@ static const int warpSize = 32;
     standin::start(#kernel, kernel, dim3(grid), dim3(block), 0, false, stream, __VA_ARGS__)
 #define LAUNCH_BLOCKS(kernel, grid, block, bytes, stream, ...)                                                         \
     standin::start(#kernel, kernel, dim3(grid), dim3(block), bytes, true, stream, __VA_ARGS__)
+#define LAUNCH_NAMED(text, pointer, grid, block, bytes, stream, ...)                                                   \
+    standin::start(text, pointer, dim3(grid), dim3(block), bytes, true, stream, __VA_ARGS__)
 
 // The line of the call, so that a message (and a mutation) can name the barrier.
 static inline void __syncthreads(int line = __builtin_LINE()) {
@@ -153,7 +162,7 @@ static inline int __syncthreads_and(int value, int line = __builtin_LINE()) {
     return standin::block_vote(line, value != 0, false) != 0;
 }
 static inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE()) {
-    standin::exchange(standin::WARP_BARRIER, line, mask, 0);
+    if (!standin::dropped(line)) standin::exchange(standin::WARP_BARRIER, line, mask, 0);
 }
 template <typename T> T __shfl_sync(unsigned mask, T value, int from, int width = 32, int line = __builtin_LINE()) {
     const uint64_t *all = standin::exchange(standin::SHUFFLE, line, mask, standin::word_of(value));
@@ -280,101 +289,3 @@ static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
 static inline __nv_bfloat162 __float22bfloat162_rn(float2 x) {
     return __floats2bfloat162_rn(x.x, x.y);
 }
-
-// --- wmma tiles, 16 x 16 x 16: an element belongs to a lane in an order that no kernel can guess ---
-
-namespace nvcuda {
-namespace wmma {
-
-struct matrix_a {};
-struct matrix_b {};
-struct accumulator {};
-struct row_major {};
-struct col_major {};
-enum layout_t { mem_row_major, mem_col_major };
-
-constexpr int TILE = 16, SHARE = TILE * TILE / 32;
-
-template <typename Use, int M, int N, int K, typename T, typename Layout = void> struct fragment {
-    static_assert(M == TILE && N == TILE && K == TILE, "the stand-in has 16 x 16 x 16 tiles only");
-    static constexpr int num_elements = SHARE;
-    T x[SHARE];
-};
-
-// The tile's element that place i of a lane's share holds.
-static inline int element_of(int lane, int i) {
-    return (lane * 13 + 5) % 32 + 32 * ((i + lane * 3) % SHARE);
-}
-
-template <typename T> void check_pointer(const T *pointer, unsigned ld, const char *what) {
-    const unsigned multiple = 16 / sizeof(T);
-    if (reinterpret_cast<uintptr_t>(pointer) % 32 != 0 || ld % multiple != 0)
-        standin::refuse("%s: needs 32-byte alignment and a leading dimension that is a multiple of %u, not %p and %u",
-                        what, multiple, (const void *)pointer, ld);
-}
-
-template <typename F, typename T> void load(F &f, const T *from, unsigned ld, bool row_major_) {
-    check_pointer(from, ld, "load_matrix_sync");
-    for (int i = 0; i < SHARE; i++) {
-        const int e = element_of(standin::lane(), i), row = e / TILE, column = e % TILE;
-        f.x[i] = row_major_ ? from[row * ld + column] : from[column * ld + row];
-    }
-}
-template <typename Use, typename T, typename Layout>
-void load_matrix_sync(fragment<Use, 16, 16, 16, T, Layout> &f, const T *from, unsigned ld,
-                      int line = __builtin_LINE()) {
-    standin::exchange(standin::TILE, line, 0xffffffffu, (uint64_t)ld);
-    load(f, from, ld, std::is_same<Layout, row_major>::value);
-}
-template <typename T>
-void load_matrix_sync(fragment<accumulator, 16, 16, 16, T> &f, const T *from, unsigned ld, layout_t layout,
-                      int line = __builtin_LINE()) {
-    standin::exchange(standin::TILE, line, 0xffffffffu, (uint64_t)ld);
-    load(f, from, ld, layout == mem_row_major);
-}
-template <typename T>
-void store_matrix_sync(T *to, const fragment<accumulator, 16, 16, 16, T> &f, unsigned ld, layout_t layout,
-                       int line = __builtin_LINE()) {
-    standin::exchange(standin::TILE, line, 0xffffffffu, (uint64_t)ld);
-    check_pointer(to, ld, "store_matrix_sync");
-    for (int i = 0; i < SHARE; i++) {
-        const int e = element_of(standin::lane(), i), row = e / TILE, column = e % TILE;
-        to[layout == mem_row_major ? row * ld + column : column * ld + row] = f.x[i];
-    }
-}
-template <typename F, typename V> void fill_fragment(F &f, V value) {
-    for (int i = 0; i < SHARE; i++) f.x[i] = value;
-}
-
-// Gathers a tile from the warp's shares.
-template <typename F> void gather(const F &f, float tile[TILE * TILE], int line) {
-    const uint64_t *all = standin::exchange(standin::TILE, line, 0xffffffffu, (uint64_t)(uintptr_t)&f);
-    for (int lane = 0; lane < 32; lane++) {
-        const F &of_lane = *reinterpret_cast<const F *>((uintptr_t)all[lane]);
-        for (int i = 0; i < SHARE; i++) {
-            if constexpr (sizeof(f.x[0]) == 2)
-                tile[element_of(lane, i)] = __bfloat162float(of_lane.x[i]);
-            else
-                tile[element_of(lane, i)] = of_lane.x[i];
-        }
-    }
-}
-template <typename LayoutA, typename LayoutB>
-void mma_sync(fragment<accumulator, 16, 16, 16, float> &d,
-              const fragment<matrix_a, 16, 16, 16, __nv_bfloat16, LayoutA> &a,
-              const fragment<matrix_b, 16, 16, 16, __nv_bfloat16, LayoutB> &b,
-              const fragment<accumulator, 16, 16, 16, float> &c, int line = __builtin_LINE()) {
-    float left[TILE * TILE], right[TILE * TILE];
-    gather(a, left, line);
-    gather(b, right, line);
-    for (int i = 0; i < SHARE; i++) {
-        const int e = element_of(standin::lane(), i), row = e / TILE, column = e % TILE;
-        float sum = c.x[i];
-        for (int k = 0; k < TILE; k++) sum += left[row * TILE + k] * right[k * TILE + column];
-        d.x[i] = sum;
-    }
-    standin::exchange(standin::TILE, line, 0xffffffffu, 0); // no lane changes its share before all have read it
-}
-
-} // namespace wmma
-} // namespace nvcuda
