@@ -181,11 +181,10 @@ static Status open_model(Run *run, bool sums) {
     const int64_t longest =
         run->train.counts.longest > run->eval.counts.longest ? run->train.counts.longest : run->eval.counts.longest;
     if (longest > config.max_position)
-        return comm_agree(run->comm,
-                          error_set(STATUS_USAGE,
-                                    "a row of %lld tokens is longer than the model's max_position_embeddings %d; set "
-                                    "data.max_length = %d",
-                                    (long long)longest, config.max_position, config.max_position));
+        return comm_agree(
+            run->comm,
+            error_set(STATUS_USAGE, "a row of %lld tokens is longer than the model's %s %d; set data.max_length = %d",
+                      (long long)longest, model_config_limit(&config), config.max_position, config.max_position));
     ModelOptions options = model_options(run);
     options.max_positions = config.max_position;
     run->copies = 1;
