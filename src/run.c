@@ -382,6 +382,8 @@ static Status open_tokenizer(Run *run, int32_t *vocab) {
     ModelConfig config;
     TRY(model_config_read(&config, dir));
     TRY(tokenizer_open(&run->tokenizer, dir));
+    end_tokens_add(&run->ends, tokenizer_eos(run->tokenizer));
+    TRY(generation_config_ends(dir, &run->ends));
     *vocab = config.vocab;
     if (tokenizer_vocab(run->tokenizer) > config.vocab)
         return error_set(STATUS_DATA,

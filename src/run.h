@@ -13,6 +13,7 @@ typedef struct Run {
     Comm *comm;
     Tokenizer *tokenizer;
     ChatTemplate chat;
+    EndTokens ends; // of an answer: the tokenizer's, which training appends, and those that the model's folder names
     Dataset train, eval; // eval.count 0: none
     Model model;
     StepContext step;
@@ -82,8 +83,8 @@ Status sample_file(Run *run, const char *path, const SampleOptions *options, int
 extern const SampleOptions sample_defaults;
 // Answers to prompts[count], which all ranks give alike, by all ranks together: answer i is rank i % size's. Every rank
 // gets lengths[count] and ids[count * max_tokens].
-Status run_answer(Run *run, const GeneratePrompt *prompts, int32_t count, const SampleOptions *options, int32_t eos,
-                  int32_t *lengths, int32_t *ids);
+Status run_answer(Run *run, const GeneratePrompt *prompts, int32_t count, const SampleOptions *options,
+                  const EndTokens *ends, int32_t *lengths, int32_t *ids);
 // The flags of commands that sample: `member` is the SampleOptions of their struct of options.
 #define SAMPLING_FLAGS(type, member)                                                                                   \
     {.name = "--greedy",                                                                                               \

@@ -40,8 +40,8 @@ static Status read_prompts(const Run *run, const JsonlFile *file, Asked *asked) 
     return STATUS_OK;
 }
 
-Status run_answer(Run *run, const GeneratePrompt *prompts, int32_t count, const SampleOptions *options, int32_t eos,
-                  int32_t *lengths, int32_t *ids) {
+Status run_answer(Run *run, const GeneratePrompt *prompts, int32_t count, const SampleOptions *options,
+                  const EndTokens *ends, int32_t *lengths, int32_t *ids) {
     Comm *comm = run->comm;
     const int32_t mine = (count - comm->rank + comm->size - 1) / comm->size;
     const size_t width = (size_t)options->max_tokens;
@@ -63,7 +63,7 @@ Status run_answer(Run *run, const GeneratePrompt *prompts, int32_t count, const 
                                                   .top_k = (int32_t)options->top_k,
                                                   .max_tokens = (int32_t)options->max_tokens,
                                                   .seed = (uint64_t)options->seed,
-                                                  .eos = eos};
+                                                  .ends = *ends};
         status = generate(&run->model, asked, mine, &generate_options, answers);
         for (int32_t i = 0; i < mine && status == STATUS_OK; i++) {
             double *to = own + (size_t)i * (1 + width);
@@ -107,7 +107,7 @@ static Status answer_all(Run *run, const Asked *asked, int64_t total, const Samp
             prompts[i] = (GeneratePrompt){from->ids, from->count, (uint32_t)(first + i)};
         }
         if (status == STATUS_OK)
-            status = run_answer(run, prompts, count, options, tokenizer_eos(run->tokenizer), lengths + first,
+            status = run_answer(run, prompts, count, options, &run->ends, lengths + first,
                                 ids + first * options->max_tokens);
     }
     free(prompts);
