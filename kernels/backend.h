@@ -149,6 +149,9 @@ typedef struct Backend {
                               size_t count);
     // y[i] = x[i] * factor[i]; x, y: T[n, dim], factor fp32[n].
     Status (*scale_rows)(Device *, const void *x, const float *factor, void *y, int32_t n, int32_t dim);
+    // y = base + factor x (base NULL: factor x), the product rounded to T before the sum; all T[count], and y may be x
+    // or base.
+    Status (*scale_add)(Device *, const void *x, float factor, const void *base, void *y, size_t count);
     // to[index[i]] = from[i]: rows of T[dim]; index[i] are distinct.
     Status (*scatter_rows)(Device *, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim);
 

@@ -617,8 +617,11 @@ MODEL_README = """# model/: what transformers computes, for the test of src/mode
 - `base`: ../tiny-model with the adapter ../b/adapter_start
 - `llama3`: model/llama3 (rope scaling "llama3", original_max_position_embeddings 16 so that the sequences feel it), tied head
 - `bias`: model/bias (attention_bias: q, k, v and o have biases), one key/value head
+- `qwen2`: biases of q, k and v; `qwen3`: norms of the heads' queries and keys, head_dim 12; `granite`: four multipliers;
+  `smollm3`: layers without rotation, tied head; `olmo2`: norms behind the sublayers, and of all queries and all keys.
+  config.json as transformers 5 writes it
 
-The two small models have their adapter in model/NAME/adapter_start.
+The small models have their adapter in model/NAME/adapter_start.
 
 JSON: `model`, `adapter` (folders, relative to tests/golden), `vocab`, `sequences`: a list of {`ids`, `prompt_tokens` p,
 `coefficient` c}. Token t >= p is scored (predicted from position t-1).
@@ -631,7 +634,31 @@ final norm, adapters on.
 """
 
 
-def make_model_golden(out):
+# Small random models of other families than Llama: name, transformers' class, and what differs from its defaults.
+FAMILIES = [
+    ("qwen2", "Qwen2ForCausalLM", dict(heads=4, kv_heads=2)),
+    ("qwen3", "Qwen3ForCausalLM", dict(heads=2, kv_heads=1, head_dim=12)),
+    ("granite", "GraniteForCausalLM", dict(heads=4, kv_heads=2, embedding_multiplier=3.0, residual_multiplier=0.6,
+                                           attention_multiplier=0.2, logits_scaling=0.75)),
+    ("smollm3", "SmolLM3ForCausalLM", dict(heads=4, kv_heads=2, no_rope_layers=[0, 1])),
+    ("olmo2", "Olmo2ForCausalLM", dict(heads=4, kv_heads=2)),
+]  # fmt: skip
+
+
+def family_config(architecture, vocab, hidden, layers, intermediate, heads, kv_heads, **more):
+    """config.json as transformers writes it."""
+    import transformers
+
+    kind = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
+    config = kind(
+        vocab_size=vocab, hidden_size=hidden, num_hidden_layers=layers, intermediate_size=intermediate,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, bos_token_id=1, eos_token_id=2, pad_token_id=None,
+        architectures=[architecture], dtype="bfloat16", **more,
+    )  # fmt: skip
+    return json.loads(config.to_json_string())
+
+
+def make_model_golden(out, names):
     from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM
 
@@ -641,17 +668,19 @@ def make_model_golden(out):
     small = dict(vocab=96, hidden=32, layers=2, intermediate=48)
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 16}  # fmt: skip
-    write_model(
-        folder / "llama3",
-        model_config(**small, heads=4, kv_heads=2, rope_scaling=scaling, rope_theta=500000.0, tie_word_embeddings=True), seed=21,
-    )
-    write_model(folder / "bias", model_config(**small, heads=2, kv_heads=1, attention_bias=True), seed=22)
-
-    for name, path, adapter in [
-        ("base", "tiny-model", "b/adapter_start"),
-        ("llama3", "model/llama3", "model/llama3/adapter_start"),
-        ("bias", "model/bias", "model/bias/adapter_start"),
-    ]:
+    llama3 = dict(heads=4, kv_heads=2, rope_scaling=scaling, rope_theta=500000.0, tie_word_embeddings=True)
+    configs = {
+        "base": None,  # tiny-model
+        "llama3": model_config(**small, **llama3),
+        "bias": model_config(**small, heads=2, kv_heads=1, attention_bias=True),
+    } | {name: family_config(architecture, **{**small, **more}) for name, architecture, more in FAMILIES}
+    for seed, (name, config) in enumerate(configs.items(), 20):
+        if names and name not in names:
+            continue
+        path = "tiny-model" if name == "base" else f"model/{name}"
+        adapter = "b/adapter_start" if name == "base" else f"model/{name}/adapter_start"
+        if config is not None:
+            write_model(out / path, config, seed)
         torch.set_num_threads(1)
         model = AutoModelForCausalLM.from_pretrained(out / path, dtype=torch.float32, attn_implementation="eager")
         vocab = model.config.vocab_size
@@ -709,7 +738,7 @@ def make_model_golden(out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "tests" / "golden")
-    parser.add_argument("what", nargs="*", help="tiny-model, model, a, b, c, d, dpo, dpo-chat, long")
+    parser.add_argument("what", nargs="*", help="tiny-model, model, model/NAME, a, b, c, d, dpo, dpo-chat, long")
     args = parser.parse_args()
     what = args.what or ["tiny-model", "a", "b", "c", "d", "dpo", "dpo-chat", "model"]
     if "tiny-model" in what:
@@ -717,8 +746,9 @@ def main():
     for run in RUNS:
         if run.name in what:
             make_run(args.out, run)
-    if "model" in what:
-        make_model_golden(args.out)
+    names = [name.removeprefix("model/") for name in what if name.startswith("model/")]
+    if names or "model" in what:
+        make_model_golden(args.out, [] if "model" in what else names)
 
 
 if __name__ == "__main__":

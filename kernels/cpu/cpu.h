@@ -66,6 +66,7 @@ Status cpu_swiglu(Device *device, const void *gate, const void *up, void *act, s
 Status cpu_swiglu_backward(Device *device, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
                            size_t count);
 Status cpu_scale_rows(Device *device, const void *x, const float *factor, void *y, int32_t n, int32_t dim);
+Status cpu_scale_add(Device *device, const void *x, float factor, const void *base, void *y, size_t count);
 Status cpu_scatter_rows(Device *device, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim);
 Status cpu_attention(Device *device, const Attention *shape, const void *q, const void *k, const void *v, void *out,
                      float *lse);

@@ -175,6 +175,7 @@ const Backend backend_cpu = {
     .swiglu = cpu_swiglu,
     .swiglu_backward = cpu_swiglu_backward,
     .scale_rows = cpu_scale_rows,
+    .scale_add = cpu_scale_add,
     .scatter_rows = cpu_scatter_rows,
     .linear = cpu_linear,
     .linear_backward = cpu_linear_backward,

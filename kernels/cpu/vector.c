@@ -91,6 +91,15 @@ Status cpu_scale_rows(Device *device, const void *x, const float *factor, void *
     return STATUS_OK;
 }
 
+Status cpu_scale_add(Device *device, const void *x, float factor, const void *base, void *y, size_t count) {
+#pragma omp parallel num_threads(threads_for(device, count))
+    {
+        Span s = span_of_thread(count, SPAN_STEP);
+        device->simd->scale_add(device->dtype, x, factor, base, y, s.begin, s.end);
+    }
+    return STATUS_OK;
+}
+
 Status cpu_scatter_rows(Device *device, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim) {
     size_t row = (size_t)dim * dtype_size(device->dtype);
 #pragma omp parallel for num_threads(threads_for(device, (size_t)n *dim))

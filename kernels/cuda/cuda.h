@@ -84,6 +84,7 @@ Status cuda_swiglu(Device *device, const void *gate, const void *up, void *act, 
 Status cuda_swiglu_backward(Device *device, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
                             size_t count);
 Status cuda_scale_rows(Device *device, const void *x, const float *factor, void *y, int32_t n, int32_t dim);
+Status cuda_scale_add(Device *device, const void *x, float factor, const void *base, void *y, size_t count);
 Status cuda_scatter_rows(Device *device, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim);
 Status cuda_cast(Device *device, const float *from, void *to, size_t count);
 Status cuda_sum_squares(Device *device, const float *x, size_t count, double *host_out);

@@ -310,6 +310,7 @@ const Backend backend_cuda = {
     .swiglu = cuda_swiglu,
     .swiglu_backward = cuda_swiglu_backward,
     .scale_rows = cuda_scale_rows,
+    .scale_add = cuda_scale_add,
     .scatter_rows = cuda_scatter_rows,
     .linear = cuda_linear,
     .linear_backward = cuda_linear_backward,

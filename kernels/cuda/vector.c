@@ -48,6 +48,12 @@ Status cuda_scale_rows(Device *device, const void *x, const float *factor, void 
     return STATUS_OK;
 }
 
+Status cuda_scale_add(Device *device, const void *x, float factor, const void *base, void *y, size_t count) {
+    if (count == 0) return STATUS_OK;
+    CUDA_TRY(device, vector_scale_add(device->dtype, x, factor, base, y, count, device->stream));
+    return STATUS_OK;
+}
+
 Status cuda_scatter_rows(Device *device, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim) {
     if (n == 0) return STATUS_OK;
     CUDA_TRY(device, vector_scatter_rows(device->dtype, from, index, to, n, dim, device->stream));

@@ -1,5 +1,6 @@
-// Token rows (embedding, RMSNorm, RoPE, SwiGLU, scaling) and adapter vectors (cast, sum of squares, AdamW): everything
-// that a pass over memory bounds. Elements are read and written in packs of 16 bytes where rows and pointers allow it.
+// Token rows (embedding, RMSNorm, RoPE, SwiGLU, scaling, sums) and adapter vectors (cast, sum of squares, AdamW):
+// everything that a pass over memory bounds. Elements are read and written in packs of 16 bytes where rows and pointers
+// allow it.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vector.h"
 
@@ -186,6 +187,18 @@ swiglu_backward(const T *gate, const T *up, const T *dact, T *dgate, T *dup, siz
     reinterpret_cast<Pack<T, N> *>(dup)[i] = u;
 }
 
+template <typename T, int N> KERNEL(THREADS) scale_add(const T *x, float factor, const T *base, T *y, size_t packs) {
+    const size_t i = thread_index();
+    if (i >= packs) return;
+    Pack<T, N> value = reinterpret_cast<const Pack<T, N> *>(x)[i];
+    for (int k = 0; k < N; k++) from_float(to_float(value.v[k]) * factor, &value.v[k]);
+    if (base != nullptr) {
+        const Pack<T, N> more = reinterpret_cast<const Pack<T, N> *>(base)[i];
+        for (int k = 0; k < N; k++) from_float(to_float(more.v[k]) + to_float(value.v[k]), &value.v[k]);
+    }
+    reinterpret_cast<Pack<T, N> *>(y)[i] = value;
+}
+
 template <typename T> KERNEL(THREADS) cast(const float *from, T *to, size_t count) {
     const size_t i = thread_index();
     if (i < count) from_float(from[i], &to[i]);
@@ -319,6 +332,16 @@ cudaError_t vector_swiglu_backward(DType dtype, const void *gate, const void *up
         const bool can = count % wide<T>() == 0 && aligned(gate, up, dact, dgate) && aligned(dup);
         LAUNCH_PACKS(swiglu_backward, T, can, count, stream, (const T *)gate, (const T *)up, (const T *)dact,
                      (T *)dgate, (T *)dup, can ? count / wide<T>() : count);
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t vector_scale_add(DType dtype, const void *x, float factor, const void *base, void *y, size_t count,
+                             cudaStream_t stream) {
+    BY_DTYPE(dtype, {
+        const bool can = count % wide<T>() == 0 && aligned(x, base, y);
+        LAUNCH_PACKS(scale_add, T, can, count, stream, (const T *)x, factor, (const T *)base, (T *)y,
+                     can ? count / wide<T>() : count);
     });
     return cudaGetLastError();
 }

@@ -24,6 +24,8 @@ cudaError_t vector_swiglu_backward(DType dtype, const void *gate, const void *up
                                    void *dup, size_t count, cudaStream_t stream);
 cudaError_t vector_scale_rows(DType dtype, const void *x, const float *factor, void *y, int32_t n, int32_t dim,
                               cudaStream_t stream);
+cudaError_t vector_scale_add(DType dtype, const void *x, float factor, const void *base, void *y, size_t count,
+                             cudaStream_t stream);
 cudaError_t vector_scatter_rows(DType dtype, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim,
                                 cudaStream_t stream);
 cudaError_t vector_cast(DType dtype, const float *from, void *to, size_t count, cudaStream_t stream);

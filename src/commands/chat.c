@@ -127,7 +127,7 @@ static Status answer_prompt(Chat *chat, const GeneratePrompt *prompt, char **sai
                                      .top_k = (int32_t)from->top_k,
                                      .max_tokens = from->max_tokens < room ? (int32_t)from->max_tokens : room,
                                      .seed = (uint64_t)from->seed,
-                                     .eos = tokenizer_eos(chat->run.tokenizer)};
+                                     .ends = chat->run.ends};
     Answer answer = {.stream = {.tokenizer = chat->run.tokenizer, .skip_newline = chat->talk.frame.chat}};
     size_t bytes;
     bool taken;

@@ -73,7 +73,7 @@ typedef struct Work {
     int64_t pairs;       // of this start
     int64_t faults[REVIEW_FAULTS];
     int64_t too_long; // titles whose prompt leaves the model no room
-    int32_t stop_token;
+    EndTokens ends;
     Files files;
 } Work;
 
@@ -125,14 +125,15 @@ static Status read_titles(Work *work, const char *path) {
 }
 
 // Reviews are lines, so that a newline ends an answer, where the vocabulary has it as a token.
-static Status find_stop_token(Work *work) {
+static Status find_ends(Work *work) {
     const Tokenizer *tokenizer = work->run.tokenizer;
     int32_t *ids = NULL, count = 0, capacity = 0;
     char *text = NULL;
     TRY(tokenizer_encode(tokenizer, "\n", 1, false, &ids, &count, &capacity));
-    work->stop_token = tokenizer_eos(tokenizer);
+    work->ends = work->run.ends;
     Status status = count > 0 ? tokenizer_decode(tokenizer, ids + count - 1, 1, true, &text) : STATUS_OK;
-    if (status == STATUS_OK && text != NULL && strcmp(text, "\n") == 0) work->stop_token = ids[count - 1];
+    if (status == STATUS_OK && text != NULL && strcmp(text, "\n") == 0 && !end_tokens_add(&work->ends, ids[count - 1]))
+        status = error_set(STATUS_DATA, "%s: names too many tokens that end an answer", work->run.config.model.path);
     free(ids);
     free(text);
     return status;
@@ -366,7 +367,7 @@ static Status ask(Work *work, const Question *questions, int32_t count, int32_t 
         prompts[i] = (GeneratePrompt){questions[i].ids, questions[i].count, question_id(work, &questions[i])};
     const Answering who = run_answering(&work->run);
     if (status == STATUS_OK)
-        status = answer_prompts(&who, prompts, count, &work->arguments.sampling, work->stop_token, lengths, tokens);
+        status = answer_prompts(&who, prompts, count, &work->arguments.sampling, &work->ends, lengths, tokens);
     free(prompts);
     return status;
 }
@@ -400,13 +401,7 @@ static Status answer_text(const Tokenizer *tokenizer, const Question *q, const i
 // Keeps the review that an answer holds, or counts what is wrong with it.
 static Status take_answer(Work *work, const Question *q, const int32_t *tokens, int32_t length) {
     char *text = NULL;
-    const int32_t eos = tokenizer_eos(work->run.tokenizer);
     bool ended = length < work->arguments.sampling.max_tokens;
-    for (int32_t i = 0; i < length; i++)
-        if (tokens[i] == eos) {
-            length = i;
-            ended = true;
-        }
     TRY(answer_text(work->run.tokenizer, q, tokens, length, &text));
     ended |= strpbrk(text, "\n\r") != NULL; // of a token that holds more than a newline
     char *review = review_of(&q->prompt, text);
@@ -567,7 +562,7 @@ static Status start(Work *work, const char *titles) {
     Comm *comm = work->run.comm;
     Status status = read_templates(work);
     if (status == STATUS_OK) status = read_titles(work, titles);
-    if (status == STATUS_OK) status = find_stop_token(work);
+    if (status == STATUS_OK) status = find_ends(work);
     if (status == STATUS_OK && comm->rank == 0) status = open_files(work);
     TRY(comm_agree(comm, status));
     TRY(comm_broadcast(comm, "the place to go on from", &work->head, sizeof work->head, 0));

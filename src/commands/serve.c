@@ -221,7 +221,7 @@ static bool submit(Asked *asked, HttpRequest *request, const TextOrMessages *pro
         return refuse_failure(refusal);
     }
     options->generate.adapters = who == TUNED;
-    options->generate.eos = tokenizer_eos(server->run.tokenizer);
+    options->generate.ends = server->run.ends;
     options->skip_newline = prompt->text == NULL;
     options->notify = wake;
     options->argument = request->connection;

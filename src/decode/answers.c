@@ -40,7 +40,7 @@ static Status read_prompts(const Answering *who, const JsonlFile *file, Asked *a
 
 // This rank's answers as records: the length, then the tokens, in room for the longest.
 static Status answer_own(const Answering *who, const GeneratePrompt *prompts, int32_t mine,
-                         const SampleOptions *options, int32_t eos, int32_t *records) {
+                         const SampleOptions *options, const EndTokens *ends, int32_t *records) {
     const size_t record = 1 + (size_t)options->max_tokens;
     const Comm *comm = who->comm;
     GeneratePrompt *asked = NULL;
@@ -56,7 +56,7 @@ static Status answer_own(const Answering *who, const GeneratePrompt *prompts, in
                                                   .top_k = (int32_t)options->top_k,
                                                   .max_tokens = (int32_t)options->max_tokens,
                                                   .seed = (uint64_t)options->seed,
-                                                  .eos = eos};
+                                                  .ends = *ends};
         status = generate(who->model, asked, mine, &generate_options, answers);
     }
     for (int32_t i = 0; i < mine && status == STATUS_OK; i++) {
@@ -71,7 +71,7 @@ static Status answer_own(const Answering *who, const GeneratePrompt *prompts, in
 }
 
 Status answer_prompts(const Answering *who, const GeneratePrompt *prompts, int32_t count, const SampleOptions *options,
-                      int32_t eos, int32_t *lengths, int32_t *ids) {
+                      const EndTokens *ends, int32_t *lengths, int32_t *ids) {
     Comm *comm = who->comm;
     const int32_t mine = (count - comm->rank + comm->size - 1) / comm->size;
     const size_t width = (size_t)options->max_tokens, record = 1 + width;
@@ -80,7 +80,7 @@ Status answer_prompts(const Answering *who, const GeneratePrompt *prompts, int32
     Status status = MEMORY_ALLOC(own, (size_t)mine * record, "answers");
     if (status == STATUS_OK) status = MEMORY_ALLOC(all, (size_t)count * record, "answers");
     if (status == STATUS_OK) status = MEMORY_ALLOC(bytes, comm->size, "answers");
-    if (status == STATUS_OK) status = answer_own(who, prompts, mine, options, eos, own);
+    if (status == STATUS_OK) status = answer_own(who, prompts, mine, options, ends, own);
     status = comm_agree(comm, status);
     if (status == STATUS_OK) {
         for (int r = 0; r < comm->size; r++)
@@ -115,7 +115,7 @@ static Status answer_all(const Answering *who, const Asked *asked, int64_t total
             prompts[i] = (GeneratePrompt){from->ids, from->count, (uint32_t)(first + i)};
         }
         if (status == STATUS_OK)
-            status = answer_prompts(who, prompts, count, options, tokenizer_eos(who->tokenizer), lengths + first,
+            status = answer_prompts(who, prompts, count, options, who->ends, lengths + first,
                                     ids + first * options->max_tokens);
     }
     free(prompts);

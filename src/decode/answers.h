@@ -11,6 +11,7 @@ typedef struct Answering {
     Model *model;
     const Tokenizer *tokenizer;
     ChatTemplate chat;
+    const EndTokens *ends; // of an answer
 } Answering;
 
 typedef struct SampleOptions {
@@ -23,7 +24,7 @@ extern const SampleOptions sample_defaults;
 // Answers to prompts[count], which all ranks give alike: answer i is rank i % size's. Every rank gets lengths[count]
 // and ids[count * max_tokens]. Collective.
 Status answer_prompts(const Answering *who, const GeneratePrompt *prompts, int32_t count, const SampleOptions *options,
-                      int32_t eos, int32_t *lengths, int32_t *ids);
+                      const EndTokens *ends, int32_t *lengths, int32_t *ids);
 
 // Answers to the prompts file `path`; on rank 0 *lines gets one JSON object a line ({"step"} when step >= 0), NULL
 // elsewhere. Caller frees. STATUS_STOPPED when the ranks were asked to stop. Collective.

@@ -195,7 +195,7 @@ static Status decode(Generator *g, bool adapters, GenerateEvent *events, int32_t
         const int32_t token = g->drawn[i];
         GenerateEvent *event = &events[(*count)++];
         *event = (GenerateEvent){sequence->owner, token, GENERATE_GOES_ON};
-        if (token == sequence->options.eos) {
+        if (end_tokens_has(&sequence->options.ends, token)) {
             event->token = -1;
             event->end = GENERATE_EOS;
         } else {

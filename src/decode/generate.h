@@ -2,6 +2,8 @@
 // between steps (continuous batching), each with its own options; prompts that begin alike are computed once.
 #pragma once
 #include "src/model/model.h"
+#include "io/generation_config.h"
+#include "src/model/model.h"
 
 typedef struct GenerateOptions {
     bool adapters; // off: the base model
@@ -10,7 +12,7 @@ typedef struct GenerateOptions {
     int32_t top_k;             // 0: off
     int32_t max_tokens;        // an answer also ends where the model's positions do
     uint64_t seed;
-    int32_t eos; // ends an answer
+    EndTokens ends; // each ends an answer
 } GenerateOptions;
 
 typedef struct GeneratePrompt {
@@ -55,7 +57,7 @@ Status generator_step(Generator *generator, GenerateEvent *events, int32_t *coun
 // --- all at once ----------------------------------------------------------------------------------------------------
 
 typedef struct GenerateAnswer {
-    int32_t *tokens; // [length], without eos; freed by the caller
+    int32_t *tokens; // [length], without the token that ended it; freed by the caller
     int32_t length;
 } GenerateAnswer;
 

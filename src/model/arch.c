@@ -20,25 +20,43 @@ const char *const arch_modules[ARCH_MODULES + 1] = {Q_PROJ, K_PROJ, V_PROJ, O_PR
 static_assert(ARCH_MODULES <= NAMES_MAX, "a choice of modules is one of names");
 
 // clang-format off
-static const ArchTensor llama[] = {
-    // name                      role                 layer  rows               cols               when              bias           group
-    {"model.embed_tokens",       ARCH_EMBEDDING,      false, ARCH_VOCAB,        ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP},
-    {"model.norm",               ARCH_FINAL_NORM,     false, ARCH_HIDDEN,       ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP},
-    {"lm_head",                  ARCH_HEAD,           false, ARCH_VOCAB,        ARCH_HIDDEN,       ARCH_UNLESS_TIED, ARCH_NEVER,    ARCH_NO_GROUP},
-    {"input_layernorm",          ARCH_ATTENTION_NORM, true,  ARCH_HIDDEN,       ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP},
-    {"post_attention_layernorm", ARCH_MLP_NORM,       true,  ARCH_HIDDEN,       ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP},
-    {"self_attn." Q_PROJ,        ARCH_Q,              true,  ARCH_QUERIES,      ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_QKV_BIAS, ARCH_GROUP_QKV},
-    {"self_attn." K_PROJ,        ARCH_K,              true,  ARCH_KEYS,         ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_QKV_BIAS, ARCH_GROUP_QKV},
-    {"self_attn." V_PROJ,        ARCH_V,              true,  ARCH_KEYS,         ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_QKV_BIAS, ARCH_GROUP_QKV},
-    {"self_attn." O_PROJ,        ARCH_O,              true,  ARCH_HIDDEN,       ARCH_QUERIES,      ARCH_ALWAYS,      ARCH_O_BIAS,   ARCH_GROUP_O},
-    {"mlp." GATE_PROJ,           ARCH_GATE,           true,  ARCH_INTERMEDIATE, ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_NEVER,    ARCH_GROUP_GATE_UP},
-    {"mlp." UP_PROJ,             ARCH_UP,             true,  ARCH_INTERMEDIATE, ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_NEVER,    ARCH_GROUP_GATE_UP},
-    {"mlp." DOWN_PROJ,           ARCH_DOWN,           true,  ARCH_HIDDEN,       ARCH_INTERMEDIATE, ARCH_ALWAYS,      ARCH_NEVER,    ARCH_GROUP_DOWN},
-};
+//  name                          role                     layer  rows               cols               when              bias           group
+#define OUTSIDE \
+    {"model.embed_tokens",        ARCH_EMBEDDING,          false, ARCH_VOCAB,        ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}, \
+    {"model.norm",                ARCH_FINAL_NORM,         false, ARCH_HIDDEN,       ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}, \
+    {"lm_head",                   ARCH_HEAD,               false, ARCH_VOCAB,        ARCH_HIDDEN,       ARCH_UNLESS_TIED, ARCH_NEVER,    ARCH_NO_GROUP}
+#define NORMS_BEFORE \
+    {"input_layernorm",           ARCH_ATTENTION_NORM,     true,  ARCH_HIDDEN,       ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}, \
+    {"post_attention_layernorm",  ARCH_MLP_NORM,           true,  ARCH_HIDDEN,       ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}
+#define NORMS_BEHIND \
+    {"post_attention_layernorm",  ARCH_ATTENTION_OUT_NORM, true,  ARCH_HIDDEN,       ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}, \
+    {"post_feedforward_layernorm", ARCH_MLP_OUT_NORM,      true,  ARCH_HIDDEN,       ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}
+#define NORMS_OF_HEADS \
+    {"self_attn.q_norm",          ARCH_Q_NORM,             true,  ARCH_HEAD_DIM,     ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}, \
+    {"self_attn.k_norm",          ARCH_K_NORM,             true,  ARCH_HEAD_DIM,     ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}
+#define NORMS_OF_QUERIES_AND_KEYS \
+    {"self_attn.q_norm",          ARCH_Q_NORM,             true,  ARCH_QUERIES,      ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}, \
+    {"self_attn.k_norm",          ARCH_K_NORM,             true,  ARCH_KEYS,         ARCH_ONE,          ARCH_ALWAYS,      ARCH_NEVER,    ARCH_NO_GROUP}
+#define ATTENTION \
+    {"self_attn." Q_PROJ,         ARCH_Q,                  true,  ARCH_QUERIES,      ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_QKV_BIAS, ARCH_GROUP_QKV}, \
+    {"self_attn." K_PROJ,         ARCH_K,                  true,  ARCH_KEYS,         ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_QKV_BIAS, ARCH_GROUP_QKV}, \
+    {"self_attn." V_PROJ,         ARCH_V,                  true,  ARCH_KEYS,         ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_QKV_BIAS, ARCH_GROUP_QKV}, \
+    {"self_attn." O_PROJ,         ARCH_O,                  true,  ARCH_HIDDEN,       ARCH_QUERIES,      ARCH_ALWAYS,      ARCH_O_BIAS,   ARCH_GROUP_O}
+#define MLP \
+    {"mlp." GATE_PROJ,            ARCH_GATE,               true,  ARCH_INTERMEDIATE, ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_NEVER,    ARCH_GROUP_GATE_UP}, \
+    {"mlp." UP_PROJ,              ARCH_UP,                 true,  ARCH_INTERMEDIATE, ARCH_HIDDEN,       ARCH_ALWAYS,      ARCH_NEVER,    ARCH_GROUP_GATE_UP}, \
+    {"mlp." DOWN_PROJ,            ARCH_DOWN,               true,  ARCH_HIDDEN,       ARCH_INTERMEDIATE, ARCH_ALWAYS,      ARCH_NEVER,    ARCH_GROUP_DOWN}
+
+static const ArchTensor llama[] = {OUTSIDE, NORMS_BEFORE, ATTENTION, MLP};
+static const ArchTensor qwen3[] = {OUTSIDE, NORMS_BEFORE, ATTENTION, NORMS_OF_HEADS, MLP};
+static const ArchTensor olmo2[] = {OUTSIDE, ATTENTION, NORMS_OF_QUERIES_AND_KEYS, NORMS_BEHIND, MLP};
 // clang-format on
 
 #define ROWS(table) table, sizeof table / sizeof *table
-static const Arch families[] = {[MODEL_LLAMA] = {"Llama", ROWS(llama)}, [MODEL_MISTRAL] = {"Mistral", ROWS(llama)}};
+static const Arch families[] = {[MODEL_LLAMA] = {"Llama", ROWS(llama)},     [MODEL_MISTRAL] = {"Mistral", ROWS(llama)},
+                                [MODEL_QWEN2] = {"Qwen 2", ROWS(llama)},    [MODEL_QWEN3] = {"Qwen 3", ROWS(qwen3)},
+                                [MODEL_GRANITE] = {"Granite", ROWS(llama)}, [MODEL_SMOLLM3] = {"SmolLM 3", ROWS(llama)},
+                                [MODEL_OLMO2] = {"OLMo 2", ROWS(olmo2)}};
 static_assert(sizeof families / sizeof *families == MODEL_FAMILIES, "every family that config.json may name has a row");
 
 const Arch *arch_of(const ModelConfig *config) {
@@ -51,18 +69,16 @@ int64_t arch_size(const ModelConfig *c, ArchSize size) {
                              [ARCH_INTERMEDIATE] = c->intermediate,
                              [ARCH_QUERIES] = (int64_t)c->heads * c->head_dim,
                              [ARCH_KEYS] = (int64_t)c->kv_heads * c->head_dim,
+                             [ARCH_HEAD_DIM] = c->head_dim,
                              [ARCH_VOCAB] = c->vocab};
     return sizes[size];
 }
 
 const ArchTensor *arch_tensor(const ModelConfig *config, ArchRole role) {
     const Arch *arch = arch_of(config);
-    const ArchTensor *row = arch->tensors;
-    while (row->role != role) {
-        row++;
-        assert(row < arch->tensors + arch->count);
-    }
-    return row;
+    for (int i = 0; i < arch->count; i++)
+        if (arch->tensors[i].role == role) return &arch->tensors[i];
+    return NULL;
 }
 
 // --- the tensors of the files ---------------------------------------------------------------------------------------

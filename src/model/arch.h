@@ -23,10 +23,22 @@ typedef enum ArchRole {
     ARCH_HEAD,
     ARCH_ATTENTION_NORM, // of the attention's input
     ARCH_MLP_NORM,       // of the MLP's input
+    ARCH_Q_NORM,         // of queries before they are rotated: of each head, or of all features, by its shape
+    ARCH_K_NORM,
+    ARCH_ATTENTION_OUT_NORM, // of what attention adds
+    ARCH_MLP_OUT_NORM,
     ARCH_ROLES
 } ArchRole;
 
-typedef enum ArchSize { ARCH_ONE, ARCH_HIDDEN, ARCH_INTERMEDIATE, ARCH_QUERIES, ARCH_KEYS, ARCH_VOCAB } ArchSize;
+typedef enum ArchSize {
+    ARCH_ONE,
+    ARCH_HIDDEN,
+    ARCH_INTERMEDIATE,
+    ARCH_QUERIES,
+    ARCH_KEYS,
+    ARCH_HEAD_DIM,
+    ARCH_VOCAB
+} ArchSize;
 
 // When a tensor is in the files.
 typedef enum ArchWhen { ARCH_ALWAYS, ARCH_NEVER, ARCH_UNLESS_TIED, ARCH_QKV_BIAS, ARCH_O_BIAS } ArchWhen;
@@ -58,7 +70,7 @@ typedef struct Arch {
 
 const Arch *arch_of(const ModelConfig *config);
 int64_t arch_size(const ModelConfig *config, ArchSize size);
-// The row of a role that the family has.
+// The row of a role; NULL: the family has none.
 const ArchTensor *arch_tensor(const ModelConfig *config, ArchRole role);
 
 // One tensor of a model's files.

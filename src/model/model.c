@@ -1,4 +1,7 @@
-// A Llama with LoRA adapters: which op runs on which rows of which buffer. No arithmetic and no device code here.
+// A Llama with LoRA adapters, or one of its kind: which op runs on which rows of which buffer. No arithmetic and no
+// device code here. What a family computes beyond Llama hangs on the tensors that it has (src/model/arch.h) and on
+// config.json's multipliers: norms of queries and keys, norms of what a sublayer adds in place of those before it,
+// layers without rotation.
 //
 // Activations that backward needs are kept per layer in one slab a kind: layer l's rows start at l * slot_rows, and the
 // y' rows, which backward never reads, lie behind the kept ones where the next layer's slot begins: they are dead by
@@ -17,8 +20,9 @@
 
 enum { Q = ARCH_Q, K = ARCH_K, V = ARCH_V, O = ARCH_O, GATE = ARCH_GATE, UP = ARCH_UP, DOWN = ARCH_DOWN };
 
+// Norms that the family does not have are NULL.
 typedef struct Layer {
-    const void *input_norm, *post_norm; // T[hidden]
+    const void *norm[ARCH_ROLES]; // by role
     Linear linear[ARCH_MODULES];
 } Layer;
 
@@ -57,6 +61,14 @@ enum {
     KEPT_H_O,
     KEPT_H_GATE_UP,
     KEPT_H_DOWN,
+    KEPT_Q_IN, // what the norms of queries and keys take, and of what the sublayers add; where there are such norms
+    KEPT_RSTD_Q,
+    KEPT_K_IN,
+    KEPT_RSTD_K,
+    KEPT_ATTENTION_OUT,
+    KEPT_RSTD_ATTENTION_OUT,
+    KEPT_MLP_OUT,
+    KEPT_RSTD_MLP_OUT,
     KEPT_KINDS
 };
 // Buffers that exist once. K: sized by the kept tokens, the others by all.
@@ -78,6 +90,9 @@ enum {
     ONE_DQ,
     ONE_DK,
     ONE_DV,
+    ONE_DQ_IN,
+    ONE_DK_IN,
+    ONE_DDELTA, // where it is not the residual's gradient
     ONE_FACTOR,
     ONE_TOKEN,
     ONE_POSITION,
@@ -134,12 +149,25 @@ static int group_size(const ModelConfig *c, const ModelOptions *options, int gro
     return options->lora_r > 0 ? n : 0;
 }
 
+// Features of one norm of that role: of a head, or of all; 0: there is none.
+static size_t norm_width(const ModelConfig *c, ArchRole role) {
+    const ArchTensor *row = arch_tensor(c, role);
+    return row == NULL ? 0 : (size_t)arch_size(c, row->rows);
+}
+
+// Whether what a sublayer adds has another gradient than the residual that it is added to.
+static bool has_ddelta(const ModelConfig *c) {
+    return c->residual_multiplier != 1 || arch_tensor(c, ARCH_ATTENTION_OUT_NORM) != NULL;
+}
+
 // Cuts the arena at `base` (NULL: only counts) and returns its bytes.
 static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64_t keep, int64_t all, char *base,
                         Buffers *out) {
     const size_t t = dtype_size(options->device.dtype), f = sizeof(float), i32 = sizeof(int32_t);
     const size_t q = (size_t)c->heads * (size_t)c->head_dim, kv = (size_t)c->kv_heads * (size_t)c->head_dim;
     const size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, r = (size_t)options->lora_r;
+    const size_t q_norm = norm_width(c, ARCH_Q_NORM), k_norm = norm_width(c, ARCH_K_NORM);
+    const size_t out_norm = norm_width(c, ARCH_ATTENTION_OUT_NORM) > 0;
     const size_t kept_bytes[KEPT_KINDS] = {[KEPT_X] = hidden * t,
                                            [KEPT_RSTD1] = f,
                                            [KEPT_Q] = q * t,
@@ -154,22 +182,43 @@ static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64
                                            [KEPT_H_QKV] = (size_t)group_size(c, options, GROUP_QKV) * r * t,
                                            [KEPT_H_O] = (size_t)group_size(c, options, GROUP_O) * r * t,
                                            [KEPT_H_GATE_UP] = (size_t)group_size(c, options, GROUP_GATE_UP) * r * t,
-                                           [KEPT_H_DOWN] = (size_t)group_size(c, options, GROUP_DOWN) * r * t};
+                                           [KEPT_H_DOWN] = (size_t)group_size(c, options, GROUP_DOWN) * r * t,
+                                           [KEPT_Q_IN] = q_norm > 0 ? q * t : 0,
+                                           [KEPT_RSTD_Q] = q_norm > 0 ? q / q_norm * f : 0,
+                                           [KEPT_K_IN] = k_norm > 0 ? kv * t : 0,
+                                           [KEPT_RSTD_K] = k_norm > 0 ? kv / k_norm * f : 0,
+                                           [KEPT_ATTENTION_OUT] = out_norm * hidden * t,
+                                           [KEPT_RSTD_ATTENTION_OUT] = out_norm * f,
+                                           [KEPT_MLP_OUT] = out_norm * hidden * t,
+                                           [KEPT_RSTD_MLP_OUT] = out_norm * f};
     const struct {
         size_t row_bytes;
         bool of_keep;
-    } one[ONE_KINDS] = {
-        [ONE_XF] = {hidden * t, false},    [ONE_RSTDF] = {f, false},
-        [ONE_UNIT] = {hidden * t, true},   [ONE_H_Q] = {(size_t)group_size(c, options, GROUP_Q) * r * t, false},
-        [ONE_NORM] = {hidden * t, false},  [ONE_ACT] = {wide * t, false},
-        [ONE_DELTA] = {hidden * t, false}, [ONE_LOGP] = {f, false},
-        [ONE_ENTROPY] = {f, false},        [ONE_MEAN] = {f, false},
-        [ONE_DRES] = {hidden * t, true},   [ONE_DACT] = {wide * t, true},
-        [ONE_DNORM] = {hidden * t, true},  [ONE_DATT] = {q * t, true},
-        [ONE_DQ] = {q * t, true},          [ONE_DK] = {kv * t, true},
-        [ONE_DV] = {kv * t, true},         [ONE_FACTOR] = {f, true},
-        [ONE_TOKEN] = {i32, false},        [ONE_POSITION] = {i32, false},
-        [ONE_OWNER] = {i32, false},        [ONE_TARGET] = {i32, false}};
+    } one[ONE_KINDS] = {[ONE_XF] = {hidden * t, false},
+                        [ONE_RSTDF] = {f, false},
+                        [ONE_UNIT] = {hidden * t, true},
+                        [ONE_H_Q] = {(size_t)group_size(c, options, GROUP_Q) * r * t, false},
+                        [ONE_NORM] = {hidden * t, false},
+                        [ONE_ACT] = {wide * t, false},
+                        [ONE_DELTA] = {hidden * t, false},
+                        [ONE_LOGP] = {f, false},
+                        [ONE_ENTROPY] = {f, false},
+                        [ONE_MEAN] = {f, false},
+                        [ONE_DRES] = {hidden * t, true},
+                        [ONE_DACT] = {wide * t, true},
+                        [ONE_DNORM] = {hidden * t, true},
+                        [ONE_DATT] = {q * t, true},
+                        [ONE_DQ] = {q * t, true},
+                        [ONE_DK] = {kv * t, true},
+                        [ONE_DV] = {kv * t, true},
+                        [ONE_DQ_IN] = {q_norm > 0 ? q * t : 0, true},
+                        [ONE_DK_IN] = {k_norm > 0 ? kv * t : 0, true},
+                        [ONE_DDELTA] = {has_ddelta(c) ? hidden * t : 0, true},
+                        [ONE_FACTOR] = {f, true},
+                        [ONE_TOKEN] = {i32, false},
+                        [ONE_POSITION] = {i32, false},
+                        [ONE_OWNER] = {i32, false},
+                        [ONE_TARGET] = {i32, false}};
     size_t used = 0;
     for (int kind = 0; kind < KEPT_KINDS; kind++) {
         bool per_layer = kind == KEPT_X || !options->recompute;
@@ -254,21 +303,20 @@ static Status list_weights(const ModelConfig *c, WantedList *list) {
 
 // Where a tensor's address goes.
 static const void **place_of(struct ModelState *state, const ArchWeight *weight) {
-    Layer *layer = weight->layer >= 0 ? &state->layers[weight->layer] : NULL;
-    switch (weight->row->role) {
+    const ArchRole role = weight->row->role;
+    switch (role) {
     case ARCH_EMBEDDING:
         return &state->embedding;
     case ARCH_FINAL_NORM:
         return &state->final_norm;
     case ARCH_HEAD:
         return &state->head;
-    case ARCH_ATTENTION_NORM:
-        return &layer->input_norm;
-    case ARCH_MLP_NORM:
-        return &layer->post_norm;
-    default: // a linear layer
-        return weight->bias ? &layer->linear[weight->row->role].bias : &layer->linear[weight->row->role].weight;
+    default:
+        break;
     }
+    Layer *layer = &state->layers[weight->layer];
+    if (role >= ARCH_MODULES) return &layer->norm[role];
+    return weight->bias ? &layer->linear[role].bias : &layer->linear[role].weight;
 }
 
 static void set_shapes(Model *model) {
@@ -478,9 +526,8 @@ Status model_open(Model *model, const char *model_dir, const ModelOptions *optio
     TRY(model_config_read(&model->config, model_dir));
     if (options->max_positions > model->config.max_position)
         return error_set(STATUS_USAGE,
-                         "sequences of %d tokens are longer than the model's max_position_embeddings %d; lower "
-                         "data.max_length",
-                         options->max_positions, model->config.max_position);
+                         "sequences of %d tokens are longer than the model's %s %d; lower data.max_length",
+                         options->max_positions, model_config_limit(&model->config), model->config.max_position);
     if (model->device == NULL) TRY(options->backend->open(&options->device, &model->device));
     TRY(load_weights(model, model_dir, comm));
     TRY(make_rope(model));
@@ -571,34 +618,91 @@ static Status lora_backward(Model *model, const Run *run, int layer, int group, 
     return model->options.backend->lora_backward(model->device, &g->lora, &dropout, x, h, in, dx, n);
 }
 
-// From the layer's input (KEPT_X) and its norm (ONE_NORM) to ONE_DELTA, which the next norm adds to KEPT_X2.
-static Status layer_forward(Model *model, const Run *run, int l) {
+// The norm of queries or keys, of each head or of all features; x, y: T[n, width].
+static Status norm_heads(Model *model, int layer, ArchRole role, const void *x, void *y, float *rstd, int32_t n,
+                         int32_t width) {
+    const int32_t dim = (int32_t)norm_width(&model->config, role);
+    return model->options.backend->rmsnorm(model->device, x, NULL, model->state->layers[layer].norm[role],
+                                           model->config.rms_norm_eps, y, y, rstd, n * (width / dim), dim);
+}
+
+// sum = x + delta; the norm of it, where there is one. Returns in *out what the sublayer takes.
+static Status add_and_norm(Model *model, const void *x, const void *delta, const void *w, void *sum, float *rstd,
+                           int32_t n, void **out) {
+    const Backend *backend = model->options.backend;
+    const int32_t hidden = model->config.hidden;
+    *out = w == NULL ? sum : one(model, ONE_NORM);
+    if (w != NULL)
+        return backend->rmsnorm(model->device, x, delta, w, model->config.rms_norm_eps, sum, *out, rstd, n, hidden);
+    if (delta == NULL) return STATUS_OK; // x is the sum
+    return backend->scale_add(model->device, delta, 1, x, sum, (size_t)n * (size_t)hidden);
+}
+
+// What a sublayer adds, from its last product (`out`) to ONE_DELTA.
+static Status finish_delta(Model *model, const void *w, void *out, float *rstd, int32_t n) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    void *delta = one(model, ONE_DELTA);
+    if (w != NULL)
+        TRY(backend->rmsnorm(model->device, out, NULL, w, c->rms_norm_eps, delta, delta, rstd, n, c->hidden));
+    if (c->residual_multiplier == 1) return STATUS_OK;
+    return backend->scale_add(model->device, delta, c->residual_multiplier, NULL, delta, (size_t)n * (size_t)c->hidden);
+}
+
+// Queries, keys and values of the attention's input: norms and rotation done.
+static Status queries_and_keys(Model *model, const Run *run, int l, void *in) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    struct ModelState *state = model->state;
+    const Layer *layer = &state->layers[l];
+    const bool last = l == c->layers - 1;
+    const int32_t n = run->n, from = last ? run->from : 0, m = n - from;
+    void *in_from = at(in, from, state->buffers.kept[KEPT_X].row_bytes);
+    void *q = kept(model, run, KEPT_Q, l), *k = kept(model, run, KEPT_K, l), *v = kept(model, run, KEPT_V, l);
+    const bool q_norm = layer->norm[ARCH_Q_NORM] != NULL, k_norm = layer->norm[ARCH_K_NORM] != NULL;
+    void *q_in = q_norm ? kept(model, run, KEPT_Q_IN, l) : q, *k_in = k_norm ? kept(model, run, KEPT_K_IN, l) : k;
+    void *const y[ARCH_MODULES] = {q_in, k_in, v};
+
+    TRY(linear(model, l, K, in, k_in, n));
+    TRY(linear(model, l, V, in, v, n));
+    if (last) {
+        TRY(lora(model, run, l, GROUP_KV, in, kept(model, run, KEPT_H_QKV, l), y, 0, n));
+        TRY(linear(model, l, Q, in_from, q_in, m));
+        TRY(lora(model, run, l, GROUP_Q, in_from, one(model, ONE_H_Q), y, from, m));
+    } else {
+        TRY(linear(model, l, Q, in, q_in, n));
+        TRY(lora(model, run, l, GROUP_QKV, in, kept(model, run, KEPT_H_QKV, l), y, 0, n));
+    }
+    if (q_norm)
+        TRY(norm_heads(model, l, ARCH_Q_NORM, q_in, q, kept(model, run, KEPT_RSTD_Q, l), m, c->heads * c->head_dim));
+    if (k_norm)
+        TRY(norm_heads(model, l, ARCH_K_NORM, k_in, k, kept(model, run, KEPT_RSTD_K, l), n, c->kv_heads * c->head_dim));
+    if (c->no_rope[l]) return STATUS_OK;
+    const int32_t *position = one(model, ONE_POSITION);
+    TRY(backend->rope(model->device, k, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, 1));
+    return backend->rope(model->device, q, position + from, state->cos, state->sin, m, c->heads, c->head_dim, 1);
+}
+
+// From the layer's input (KEPT_X) and what its attention takes of it (`in`) to ONE_DELTA, which the next norm adds to
+// KEPT_X2.
+static Status layer_forward(Model *model, const Run *run, int l, void *in) {
     const ModelConfig *c = &model->config;
     const Backend *backend = model->options.backend;
     struct ModelState *state = model->state;
     Device *device = model->device;
-    const size_t row_bytes = state->buffers.kept[KEPT_X].row_bytes;
+    const Layer *layer = &state->layers[l];
     const bool last = l == c->layers - 1;
     const int32_t n = run->n, from = last ? run->from : 0, m = n - from, kv_dim = c->kv_heads * c->head_dim;
-    const int32_t *position = one(model, ONE_POSITION);
-    void *norm = one(model, ONE_NORM), *norm_from = at(norm, from, row_bytes), *delta = one(model, ONE_DELTA);
     void *q = kept(model, run, KEPT_Q, l), *k = kept(model, run, KEPT_K, l), *v = kept(model, run, KEPT_V, l);
     void *x = kept(model, run, KEPT_X, l), *x2 = kept(model, run, KEPT_X2, l), *att = kept(model, run, KEPT_ATT, l);
     void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *act = one(model, ONE_ACT);
-    void *const y[ARCH_MODULES] = {q, k, v, delta, gate, up, delta};
+    void *delta = one(model, ONE_DELTA);
+    const void *att_norm = layer->norm[ARCH_ATTENTION_OUT_NORM], *mlp_norm = layer->norm[ARCH_MLP_OUT_NORM];
+    void *att_out = att_norm != NULL ? kept(model, run, KEPT_ATTENTION_OUT, l) : delta;
+    void *mlp_out = mlp_norm != NULL ? kept(model, run, KEPT_MLP_OUT, l) : delta;
+    void *const y[ARCH_MODULES] = {[O] = att_out, [GATE] = gate, [UP] = up, [DOWN] = mlp_out};
 
-    TRY(linear(model, l, K, norm, k, n));
-    TRY(linear(model, l, V, norm, v, n));
-    if (last) {
-        TRY(lora(model, run, l, GROUP_KV, norm, kept(model, run, KEPT_H_QKV, l), y, 0, n));
-        TRY(linear(model, l, Q, norm_from, q, m));
-        TRY(lora(model, run, l, GROUP_Q, norm_from, one(model, ONE_H_Q), y, from, m));
-    } else {
-        TRY(linear(model, l, Q, norm, q, n));
-        TRY(lora(model, run, l, GROUP_QKV, norm, kept(model, run, KEPT_H_QKV, l), y, 0, n));
-    }
-    TRY(backend->rope(device, k, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, 1));
-    TRY(backend->rope(device, q, position + from, state->cos, state->sin, m, c->heads, c->head_dim, 1));
+    TRY(queries_and_keys(model, run, l, in));
     if (run->place != NULL) {
         const size_t layer_bytes = (size_t)state->cache_rows * state->buffers.kept[KEPT_K].row_bytes;
         char *cache_k = state->cache_k + (size_t)l * layer_bytes, *cache_v = state->cache_v + (size_t)l * layer_bytes;
@@ -610,36 +714,43 @@ static Status layer_forward(Model *model, const Run *run, int l) {
     if (m == 0) return STATUS_OK; // only keys and values were wanted
     TRY(backend->attention(device, last ? &run->last_attention : &run->attention, q, k, v, att,
                            kept(model, run, KEPT_LSE, l)));
-    TRY(linear(model, l, O, att, delta, m));
+    TRY(linear(model, l, O, att, att_out, m));
     TRY(lora(model, run, l, GROUP_O, att, kept(model, run, KEPT_H_O, l), y, from, m));
-    TRY(backend->rmsnorm(device, at(x, from, row_bytes), delta, state->layers[l].post_norm, c->rms_norm_eps, x2, norm,
-                         kept(model, run, KEPT_RSTD2, l), m, c->hidden));
-    TRY(linear(model, l, GATE, norm, gate, m));
-    TRY(linear(model, l, UP, norm, up, m));
-    TRY(lora(model, run, l, GROUP_GATE_UP, norm, kept(model, run, KEPT_H_GATE_UP, l), y, from, m));
+    TRY(finish_delta(model, att_norm, att_out, kept(model, run, KEPT_RSTD_ATTENTION_OUT, l), m));
+    void *mlp_in;
+    TRY(add_and_norm(model, at(x, from, state->buffers.kept[KEPT_X].row_bytes), delta, layer->norm[ARCH_MLP_NORM], x2,
+                     kept(model, run, KEPT_RSTD2, l), m, &mlp_in));
+    TRY(linear(model, l, GATE, mlp_in, gate, m));
+    TRY(linear(model, l, UP, mlp_in, up, m));
+    TRY(lora(model, run, l, GROUP_GATE_UP, mlp_in, kept(model, run, KEPT_H_GATE_UP, l), y, from, m));
     TRY(backend->swiglu(device, gate, up, act, (size_t)m * (size_t)c->intermediate));
-    TRY(linear(model, l, DOWN, act, delta, m));
-    return lora(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), y, from, m);
+    TRY(linear(model, l, DOWN, act, mlp_out, m));
+    TRY(lora(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), y, from, m));
+    return finish_delta(model, mlp_norm, mlp_out, kept(model, run, KEPT_RSTD_MLP_OUT, l), m);
 }
 
-// All layers: tokens to the final norm (ONE_NORM) of rows [from, n).
+// All layers: tokens to the final norm (ONE_NORM) of rows [from, n), divided as the logits are to be.
 static Status layers_forward(Model *model, const Run *run) {
     const ModelConfig *c = &model->config;
     const Backend *backend = model->options.backend;
     struct ModelState *state = model->state;
-    void *norm = one(model, ONE_NORM), *delta = one(model, ONE_DELTA);
-    TRY(backend->embed(model->device, one(model, ONE_TOKEN), state->embedding, kept(model, run, KEPT_X, 0), run->n,
-                       c->hidden));
+    const size_t hidden = (size_t)c->hidden;
+    void *norm = one(model, ONE_NORM), *delta = one(model, ONE_DELTA), *first = kept(model, run, KEPT_X, 0);
+    TRY(backend->embed(model->device, one(model, ONE_TOKEN), state->embedding, first, run->n, c->hidden));
+    if (c->embedding_multiplier != 1)
+        TRY(backend->scale_add(model->device, first, c->embedding_multiplier, NULL, first, (size_t)run->n * hidden));
     for (int l = 0; l < c->layers; l++) {
-        void *x = kept(model, run, KEPT_X, l), *rstd = kept(model, run, KEPT_RSTD1, l);
-        TRY(backend->rmsnorm(model->device, l == 0 ? x : kept(model, run, KEPT_X2, l - 1), l == 0 ? NULL : delta,
-                             state->layers[l].input_norm, c->rms_norm_eps, x, norm, rstd, run->n, c->hidden));
-        TRY(layer_forward(model, run, l));
+        void *in, *x = kept(model, run, KEPT_X, l);
+        TRY(add_and_norm(model, l == 0 ? x : kept(model, run, KEPT_X2, l - 1), l == 0 ? NULL : delta,
+                         state->layers[l].norm[ARCH_ATTENTION_NORM], x, kept(model, run, KEPT_RSTD1, l), run->n, &in));
+        TRY(layer_forward(model, run, l, in));
     }
-    if (run->from == run->n) return STATUS_OK;
-    return backend->rmsnorm(model->device, kept(model, run, KEPT_X2, c->layers - 1), delta, state->final_norm,
-                            c->rms_norm_eps, one(model, ONE_XF), norm, one(model, ONE_RSTDF), run->n - run->from,
-                            c->hidden);
+    const int32_t m = run->n - run->from;
+    if (m == 0) return STATUS_OK;
+    TRY(backend->rmsnorm(model->device, kept(model, run, KEPT_X2, c->layers - 1), delta, state->final_norm,
+                         c->rms_norm_eps, one(model, ONE_XF), norm, one(model, ONE_RSTDF), m, c->hidden));
+    if (c->logits_scaling == 1) return STATUS_OK;
+    return backend->scale_add(model->device, norm, 1 / c->logits_scaling, NULL, norm, (size_t)m * hidden);
 }
 
 // Queries of the batch's first `segments` segments (all rows), and of those among them that are scored (rows counted
@@ -664,7 +775,7 @@ static Status make_queries(Model *model, const MicroBatch *batch, int32_t segmen
     run->attention = (Attention){.heads = c->heads,
                                  .kv_heads = c->kv_heads,
                                  .head_dim = c->head_dim,
-                                 .scale = 1 / sqrtf((float)c->head_dim),
+                                 .scale = c->attention_scale,
                                  .segments = batch->segment,
                                  .queries = queries,
                                  .segment_count = segments,
@@ -719,50 +830,127 @@ static bool has_lora(const Model *model, int layer, int group) {
     return model->state->groups[layer][group].lora.count > 0;
 }
 
-// ONE_DRES: from the gradient at the layer's output to the one at its input.
-static Status layer_backward(Model *model, const Run *run, int l) {
+// The gradient at a sublayer's last product, from that at the sum it was added to (`dout`): dout itself, or in
+// ONE_DDELTA.
+static Status delta_gradient(Model *model, const void *w, const void *out, const float *rstd, const void *dout,
+                             int32_t n) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    const size_t row_bytes = model->state->buffers.kept[KEPT_X].row_bytes;
+    void *ddelta = one(model, ONE_DDELTA);
+    if (w != NULL) {
+        TRY(backend->zero(model->device, ddelta, (size_t)n * row_bytes));
+        TRY(backend->rmsnorm_backward(model->device, dout, out, w, rstd, ddelta, n, c->hidden));
+    }
+    if (c->residual_multiplier == 1) return STATUS_OK;
+    return backend->scale_add(model->device, w != NULL ? ddelta : dout, c->residual_multiplier, NULL, ddelta,
+                              (size_t)n * (size_t)c->hidden);
+}
+
+// dres += the gradient at x, from that at what add_and_norm made of it (`din`).
+static Status norm_gradient(Model *model, const void *din, const void *x, const void *w, const float *rstd, void *dres,
+                            int32_t n) {
+    const Backend *backend = model->options.backend;
+    const int32_t hidden = model->config.hidden;
+    if (w != NULL) return backend->rmsnorm_backward(model->device, din, x, w, rstd, dres, n, hidden);
+    return backend->scale_add(model->device, din, 1, dres, dres, (size_t)n * (size_t)hidden);
+}
+
+// What add_and_norm gave the sublayer once more: ONE_NORM of x, or x.
+static Status norm_again(Model *model, void *x, const void *w, float *rstd, int32_t n, void **out) {
+    return add_and_norm(model, x, NULL, w, x, rstd, n, out);
+}
+
+// Through the norm of queries or keys: dy to dx, T[n, width].
+static Status norm_heads_backward(Model *model, int layer, ArchRole role, const void *dy, const void *x,
+                                  const float *rstd, void *dx, int32_t n, int32_t width) {
+    const Backend *backend = model->options.backend;
+    const int32_t dim = (int32_t)norm_width(&model->config, role);
+    TRY(backend->zero(model->device, dx, (size_t)n * (size_t)width * dtype_size(model->options.device.dtype)));
+    return backend->rmsnorm_backward(model->device, dy, x, model->state->layers[layer].norm[role], rstd, dx,
+                                     n * (width / dim), dim);
+}
+
+// ONE_DRES of the layer's scored rows (`dout`): from the gradient at the layer's output to that at KEPT_X2.
+static Status mlp_backward(Model *model, const Run *run, int l, void *dout) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    const Layer *layer = &model->state->layers[l];
+    const int32_t from = l == c->layers - 1 ? run->from : 0, m = run->n - from;
+    void *act = one(model, ONE_ACT), *dact = one(model, ONE_DACT), *dnorm = one(model, ONE_DNORM);
+    void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *x2 = kept(model, run, KEPT_X2, l);
+    float *rstd2 = kept(model, run, KEPT_RSTD2, l);
+    const size_t wide = (size_t)m * (size_t)c->intermediate;
+    const void *ddelta = has_ddelta(c) ? one(model, ONE_DDELTA) : dout;
+    // gate and up are overwritten by their gradients: nothing needs them after.
+    const void *const dy[ARCH_MODULES] = {[GATE] = gate, [UP] = up, [DOWN] = ddelta};
+
+    TRY(delta_gradient(model, layer->norm[ARCH_MLP_OUT_NORM], kept(model, run, KEPT_MLP_OUT, l),
+                       kept(model, run, KEPT_RSTD_MLP_OUT, l), dout, m));
+    TRY(linear_backward(model, l, DOWN, ddelta, dact, m, false));
+    if (has_lora(model, l, GROUP_DOWN)) {
+        TRY(backend->swiglu(model->device, gate, up, act, wide));
+        TRY(lora_backward(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), dy, dact, from, m));
+    }
+    TRY(backend->swiglu_backward(model->device, gate, up, dact, gate, up, wide));
+    TRY(linear_backward(model, l, GATE, gate, dnorm, m, false));
+    TRY(linear_backward(model, l, UP, up, dnorm, m, true));
+    if (has_lora(model, l, GROUP_GATE_UP)) {
+        void *in;
+        TRY(norm_again(model, x2, layer->norm[ARCH_MLP_NORM], rstd2, m, &in));
+        TRY(lora_backward(model, run, l, GROUP_GATE_UP, in, kept(model, run, KEPT_H_GATE_UP, l), dy, dnorm, from, m));
+    }
+    return norm_gradient(model, dnorm, x2, layer->norm[ARCH_MLP_NORM], rstd2, dout, m);
+}
+
+// The gradients at the products of q and k, from those at the rotated queries and keys (ONE_DQ, ONE_DK): there, or
+// where there are norms in ONE_DQ_IN and ONE_DK_IN.
+static Status queries_and_keys_backward(Model *model, const Run *run, int l) {
     const ModelConfig *c = &model->config;
     const Backend *backend = model->options.backend;
     struct ModelState *state = model->state;
-    Device *device = model->device;
+    const int32_t n = run->n, from = l == c->layers - 1 ? run->from : 0, m = n - from;
+    const int32_t *position = one(model, ONE_POSITION);
+    void *dq = one(model, ONE_DQ), *dk = one(model, ONE_DK);
+    if (!c->no_rope[l]) {
+        TRY(backend->rope(model->device, dq, position + from, state->cos, state->sin, m, c->heads, c->head_dim, -1));
+        TRY(backend->rope(model->device, dk, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, -1));
+    }
+    if (state->layers[l].norm[ARCH_Q_NORM] != NULL)
+        TRY(norm_heads_backward(model, l, ARCH_Q_NORM, dq, kept(model, run, KEPT_Q_IN, l),
+                                kept(model, run, KEPT_RSTD_Q, l), one(model, ONE_DQ_IN), m, c->heads * c->head_dim));
+    if (state->layers[l].norm[ARCH_K_NORM] != NULL)
+        TRY(norm_heads_backward(model, l, ARCH_K_NORM, dk, kept(model, run, KEPT_K_IN, l),
+                                kept(model, run, KEPT_RSTD_K, l), one(model, ONE_DK_IN), n, c->kv_heads * c->head_dim));
+    return STATUS_OK;
+}
+
+// ONE_DRES: from the gradient at KEPT_X2 to the one at the layer's input.
+static Status attention_backward(Model *model, const Run *run, int l, void *dout) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    struct ModelState *state = model->state;
     const Layer *layer = &state->layers[l];
     const size_t row_bytes = state->buffers.kept[KEPT_X].row_bytes;
     const bool last = l == c->layers - 1;
     const int32_t n = run->n, from = last ? run->from : 0, m = n - from;
-    const int32_t *position = one(model, ONE_POSITION);
-    void *norm = one(model, ONE_NORM), *act = one(model, ONE_ACT), *dact = one(model, ONE_DACT);
-    void *dres = one(model, ONE_DRES), *dout = at(dres, from, row_bytes), *dnorm = one(model, ONE_DNORM);
-    void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *x = kept(model, run, KEPT_X, l);
-    void *x2 = kept(model, run, KEPT_X2, l), *att = kept(model, run, KEPT_ATT, l), *datt = one(model, ONE_DATT);
-    void *dq = one(model, ONE_DQ), *dk = one(model, ONE_DK), *dv = one(model, ONE_DV);
-    float *rstd1 = kept(model, run, KEPT_RSTD1, l), *rstd2 = kept(model, run, KEPT_RSTD2, l);
-    const size_t wide = (size_t)m * (size_t)c->intermediate;
-    // gate and up are overwritten by their gradients: nothing needs them after.
-    const void *const dy[ARCH_MODULES] = {dq, dk, dv, dout, gate, up, dout};
+    void *dnorm = one(model, ONE_DNORM), *x = kept(model, run, KEPT_X, l), *att = kept(model, run, KEPT_ATT, l);
+    void *datt = one(model, ONE_DATT), *dv = one(model, ONE_DV);
+    float *rstd1 = kept(model, run, KEPT_RSTD1, l);
+    const void *ddelta = has_ddelta(c) ? one(model, ONE_DDELTA) : dout;
+    const void *dq = one(model, layer->norm[ARCH_Q_NORM] != NULL ? ONE_DQ_IN : ONE_DQ);
+    const void *dk = one(model, layer->norm[ARCH_K_NORM] != NULL ? ONE_DK_IN : ONE_DK);
+    const void *const dy[ARCH_MODULES] = {dq, dk, dv, ddelta};
 
-    // MLP
-    TRY(linear_backward(model, l, DOWN, dout, dact, m, false));
-    if (has_lora(model, l, GROUP_DOWN)) {
-        TRY(backend->swiglu(device, gate, up, act, wide));
-        TRY(lora_backward(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), dy, dact, from, m));
-    }
-    TRY(backend->swiglu_backward(device, gate, up, dact, gate, up, wide));
-    TRY(linear_backward(model, l, GATE, gate, dnorm, m, false));
-    TRY(linear_backward(model, l, UP, up, dnorm, m, true));
-    if (has_lora(model, l, GROUP_GATE_UP)) {
-        TRY(backend->rmsnorm(device, x2, NULL, layer->post_norm, c->rms_norm_eps, x2, norm, rstd2, m, c->hidden));
-        TRY(lora_backward(model, run, l, GROUP_GATE_UP, norm, kept(model, run, KEPT_H_GATE_UP, l), dy, dnorm, from, m));
-    }
-    TRY(backend->rmsnorm_backward(device, dnorm, x2, layer->post_norm, rstd2, dout, m, c->hidden));
-
-    // Attention
-    TRY(linear_backward(model, l, O, dout, datt, m, false));
+    TRY(delta_gradient(model, layer->norm[ARCH_ATTENTION_OUT_NORM], kept(model, run, KEPT_ATTENTION_OUT, l),
+                       kept(model, run, KEPT_RSTD_ATTENTION_OUT, l), dout, m));
+    TRY(linear_backward(model, l, O, ddelta, datt, m, false));
     TRY(lora_backward(model, run, l, GROUP_O, att, kept(model, run, KEPT_H_O, l), dy, datt, from, m));
-    TRY(backend->attention_backward(device, last ? &run->last_attention : &run->attention, kept(model, run, KEPT_Q, l),
-                                    kept(model, run, KEPT_K, l), kept(model, run, KEPT_V, l), att,
-                                    kept(model, run, KEPT_LSE, l), datt, dq, dk, dv, n));
-    TRY(backend->rope(device, dq, position + from, state->cos, state->sin, m, c->heads, c->head_dim, -1));
-    TRY(backend->rope(device, dk, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, -1));
+    TRY(backend->attention_backward(model->device, last ? &run->last_attention : &run->attention,
+                                    kept(model, run, KEPT_Q, l), kept(model, run, KEPT_K, l),
+                                    kept(model, run, KEPT_V, l), att, kept(model, run, KEPT_LSE, l), datt,
+                                    one(model, ONE_DQ), one(model, ONE_DK), dv, n));
+    TRY(queries_and_keys_backward(model, run, l));
     void *dx = l > 0 ? dnorm : NULL; // below the first layer nothing is trained
     if (dx != NULL) {
         TRY(linear_backward(model, l, K, dk, dnorm, n, false));
@@ -770,27 +958,34 @@ static Status layer_backward(Model *model, const Run *run, int l) {
         TRY(linear_backward(model, l, Q, dq, at(dnorm, from, row_bytes), m, true));
     }
     if (has_lora(model, l, GROUP_QKV)) {
-        void *h = kept(model, run, KEPT_H_QKV, l);
-        TRY(backend->rmsnorm(device, x, NULL, layer->input_norm, c->rms_norm_eps, x, norm, rstd1, n, c->hidden));
+        void *in, *h = kept(model, run, KEPT_H_QKV, l);
+        TRY(norm_again(model, x, layer->norm[ARCH_ATTENTION_NORM], rstd1, n, &in));
         if (last) {
-            TRY(lora_backward(model, run, l, GROUP_KV, norm, h, dy, dx, 0, n));
-            TRY(lora_backward(model, run, l, GROUP_Q, at(norm, from, row_bytes), one(model, ONE_H_Q), dy,
+            TRY(lora_backward(model, run, l, GROUP_KV, in, h, dy, dx, 0, n));
+            TRY(lora_backward(model, run, l, GROUP_Q, at(in, from, row_bytes), one(model, ONE_H_Q), dy,
                               dx == NULL ? NULL : at(dx, from, row_bytes), from, m));
         } else {
-            TRY(lora_backward(model, run, l, GROUP_QKV, norm, h, dy, dx, 0, n));
+            TRY(lora_backward(model, run, l, GROUP_QKV, in, h, dy, dx, 0, n));
         }
     }
     if (dx == NULL) return STATUS_OK;
-    return backend->rmsnorm_backward(device, dnorm, x, layer->input_norm, rstd1, dres, n, c->hidden);
+    return norm_gradient(model, dnorm, x, layer->norm[ARCH_ATTENTION_NORM], rstd1, one(model, ONE_DRES), n);
+}
+
+// ONE_DRES: from the gradient at the layer's output to the one at its input.
+static Status layer_backward(Model *model, const Run *run, int l) {
+    const int32_t from = l == model->config.layers - 1 ? run->from : 0;
+    void *dout = at(one(model, ONE_DRES), from, model->state->buffers.kept[KEPT_X].row_bytes);
+    TRY(mlp_backward(model, run, l, dout));
+    return attention_backward(model, run, l, dout);
 }
 
 // train.recompute = "layer": the layer's activations again, from its kept input.
 static Status layer_again(Model *model, const Run *run, int l) {
-    void *x = kept(model, run, KEPT_X, l);
-    TRY(model->options.backend->rmsnorm(model->device, x, NULL, model->state->layers[l].input_norm,
-                                        model->config.rms_norm_eps, x, one(model, ONE_NORM),
-                                        kept(model, run, KEPT_RSTD1, l), run->n, model->config.hidden));
-    return layer_forward(model, run, l);
+    void *in;
+    TRY(norm_again(model, kept(model, run, KEPT_X, l), model->state->layers[l].norm[ARCH_ATTENTION_NORM],
+                   kept(model, run, KEPT_RSTD1, l), run->n, &in));
+    return layer_forward(model, run, l, in);
 }
 
 Status model_backward(Model *model, const MicroBatch *batch, const Pass *pass, const float *dlogp) {
@@ -805,6 +1000,8 @@ Status model_backward(Model *model, const MicroBatch *batch, const Pass *pass, c
     void *dres = one(model, ONE_DRES), *dnorm = one(model, ONE_DNORM);
     TRY(backend->upload(device, one(model, ONE_FACTOR), dlogp, (size_t)n_y * sizeof(float)));
     TRY(backend->scale_rows(device, one(model, ONE_UNIT), one(model, ONE_FACTOR), dnorm, n_y, c->hidden));
+    if (c->logits_scaling != 1)
+        TRY(backend->scale_add(device, dnorm, 1 / c->logits_scaling, NULL, dnorm, (size_t)n_y * (size_t)c->hidden));
     TRY(backend->zero(device, dres, (size_t)batch->n_grad * row_bytes));
     TRY(backend->rmsnorm_backward(device, dnorm, one(model, ONE_XF), model->state->final_norm, one(model, ONE_RSTDF),
                                   at(dres, batch->n_prefix, row_bytes), n_y, c->hidden));
@@ -877,7 +1074,7 @@ Status model_decode(Model *model, const int32_t *tokens, const int32_t *position
     run.attention = (Attention){.heads = c->heads,
                                 .kv_heads = c->kv_heads,
                                 .head_dim = c->head_dim,
-                                .scale = 1 / sqrtf((float)c->head_dim),
+                                .scale = c->attention_scale,
                                 .segments = segments,
                                 .queries = queries,
                                 .segment_count = segment_count,

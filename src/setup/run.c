@@ -41,11 +41,10 @@ static Status open_model(Run *run, bool sums) {
     const int64_t longest =
         run->train.counts.longest > run->eval.counts.longest ? run->train.counts.longest : run->eval.counts.longest;
     if (longest > config.max_position)
-        return comm_agree(run->comm,
-                          error_set(STATUS_USAGE,
-                                    "a row of %lld tokens is longer than the model's max_position_embeddings %d; set "
-                                    "data.max_length = %d",
-                                    (long long)longest, config.max_position, config.max_position));
+        return comm_agree(
+            run->comm,
+            error_set(STATUS_USAGE, "a row of %lld tokens is longer than the model's %s %d; set data.max_length = %d",
+                      (long long)longest, model_config_limit(&config), config.max_position, config.max_position));
     ModelOptions options = run_model_options(&run->config);
     options.device.threads = device_threads(run->comm);
     options.device.index = run->comm->node_rank;
@@ -124,6 +123,8 @@ static Status open_tokenizer(Run *run, int32_t *vocab) {
     ModelConfig config;
     TRY(model_config_read(&config, dir));
     TRY(tokenizer_open(&run->tokenizer, dir));
+    end_tokens_add(&run->ends, tokenizer_eos(run->tokenizer));
+    TRY(generation_config_ends(dir, &run->ends));
     *vocab = config.vocab;
     if (tokenizer_vocab(run->tokenizer) > config.vocab)
         return error_set(STATUS_DATA,

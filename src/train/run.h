@@ -12,6 +12,7 @@ typedef struct Run {
     Comm *comm;
     Tokenizer *tokenizer;
     ChatTemplate chat;
+    EndTokens ends; // of an answer: the tokenizer's, which training appends, and those that the model's folder names
     Dataset train, eval; // eval.count 0: none
     Model model;
     StepContext step;
@@ -25,5 +26,5 @@ typedef struct Run {
 
 // The run's model as one that answers.
 static inline Answering run_answering(Run *run) {
-    return (Answering){run->comm, &run->model, run->tokenizer, run->chat};
+    return (Answering){run->comm, &run->model, run->tokenizer, run->chat, &run->ends};
 }

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
     "\"hidden_size\": 64, \"intermediate_size\": 160, \"num_hidden_layers\": 2, \"num_attention_heads\": 8, "          \
     "\"num_key_value_heads\": 4, \"vocab_size\": 100"
 #define LLAMA "{\"model_type\": \"llama\", " SIZES
+#define KNOWN "\"llama\", \"mistral\", \"qwen2\", \"qwen3\", \"granite\", \"smollm3\" and \"olmo2\""
 
 static int enter_folder(void **state) {
     return enter_temporary_folder(state) != 0 || mkdir("m", 0777) != 0;
@@ -88,6 +90,68 @@ static void transformers_5(void **state) {
     assert_int_equal(c.hidden, 64);
 }
 
+#define OF(family) "{\"model_type\": \"" family "\", " SIZES
+
+// What a family's own keys mean, and its defaults where they are others than Llama's.
+static void families(void **state) {
+    (void)state;
+    ModelConfig c = accepted(OF("qwen2") ", \"attention_bias\": false}");
+    assert_true(c.family == MODEL_QWEN2 && c.qkv_bias && !c.o_bias && !c.tied_head);
+    c = accepted(OF("qwen3") "}");
+    assert_true(c.family == MODEL_QWEN3 && !c.qkv_bias && !c.o_bias);
+    assert_int_equal(c.head_dim, 128);
+    c = accepted(OF("qwen3") ", \"head_dim\": 16, \"attention_bias\": true}");
+    assert_true(c.qkv_bias && c.o_bias);
+    assert_int_equal(c.head_dim, 16);
+    c = accepted(OF("olmo2") "}");
+    assert_true(c.rms_norm_eps == 1e-5f);
+    c = accepted("{\"model_type\": \"mistral\", \"hidden_size\": 64, \"intermediate_size\": 160, "
+                 "\"num_hidden_layers\": 2, \"num_attention_heads\": 8, \"vocab_size\": 100}");
+    assert_int_equal(c.kv_heads, 8);
+    c = accepted(OF("granite") ", \"embedding_multiplier\": 12, \"residual_multiplier\": 0.25, "
+                               "\"attention_multiplier\": 0.0625, \"logits_scaling\": 8.0}");
+    assert_true(c.embedding_multiplier == 12 && c.residual_multiplier == 0.25f);
+    assert_true(c.attention_scale == 0.0625f && c.logits_scaling == 8);
+    c = accepted(LLAMA ", \"embedding_multiplier\": 12}");
+    assert_true(c.embedding_multiplier == 1 && c.residual_multiplier == 1 && c.logits_scaling == 1);
+    assert_true(c.attention_scale == 1 / sqrtf(8));
+    c = accepted(OF("smollm3") "}");
+    assert_true(c.tied_head && c.rope_theta == 2e6 && !c.no_rope[0] && !c.no_rope[1]);
+    c = accepted(OF("smollm3") ", \"no_rope_layer_interval\": 2, \"tie_word_embeddings\": false}");
+    assert_true(!c.tied_head && !c.no_rope[0] && c.no_rope[1]);
+    c = accepted(OF("smollm3") ", \"no_rope_layers\": [0, 1]}");
+    assert_true(c.no_rope[0] && !c.no_rope[1]);
+}
+
+// Sequences as long as the window are computed; a window of which transformers makes no use is none.
+static void windows(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        int32_t max_position;
+        const char *limit;
+    } cases[] = {
+        {OF("mistral") ", \"max_position_embeddings\": 32768}", 4096, "sliding_window"},
+        {OF("mistral") ", \"max_position_embeddings\": 32768, \"sliding_window\": null}", 32768,
+         "max_position_embeddings"},
+        {OF("mistral") ", \"max_position_embeddings\": 2048, \"sliding_window\": 4096}", 2048,
+         "max_position_embeddings"},
+        {OF("qwen2") ", \"max_position_embeddings\": 32768, \"sliding_window\": 128}", 32768,
+         "max_position_embeddings"},
+        {OF("qwen2") ", \"max_position_embeddings\": 32768, \"sliding_window\": 128, \"use_sliding_window\": true}",
+         128, "sliding_window"},
+        {OF("qwen3") ", \"max_position_embeddings\": 32768, \"sliding_window\": 128, \"use_sliding_window\": true, "
+                     "\"layer_types\": [\"full_attention\", \"full_attention\"]}",
+         32768, "max_position_embeddings"},
+        {LLAMA ", \"sliding_window\": 128}", 2048, "max_position_embeddings"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ModelConfig c = accepted(cases[i].text);
+        assert_int_equal(c.max_position, cases[i].max_position);
+        assert_string_equal(model_config_limit(&c), cases[i].limit);
+    }
+}
+
 static void refusals(void **state) {
     (void)state;
     static const struct {
@@ -96,16 +160,27 @@ static void refusals(void **state) {
         {"", "m/config.json:1: broken JSON: '[' or '{' expected near end of file"},
         {"{\n\"model_type\": }", "m/config.json:2: broken JSON: unexpected token near '}'"},
         {"[1]", "m/config.json:1: holds no JSON object"},
-        {"{}", "m/config.json: key model_type is missing; supported are \"llama\" and \"mistral\""},
-        {"{\"model_type\": \"qwen2\"}",
-         "m/config.json: model_type \"qwen2\" is not supported; supported are \"llama\" and \"mistral\""},
+        {"{}", "m/config.json: key model_type is missing; supported are " KNOWN},
+        {"{\"model_type\": \"rwkv\"}", "m/config.json: model_type \"rwkv\" is not supported; supported are " KNOWN},
+        {"{\"model_type\": \"phi3\"}",
+         "m/config.json: model_type \"phi3\" is not supported: it needs weights of q, k, v and of gate, up that are "
+         "stored as one; supported are " KNOWN},
+        {"{\"model_type\": \"mixtral\"}",
+         "m/config.json: model_type \"mixtral\" is not supported: it needs a mixture of experts; supported are " KNOWN},
+        {"{\"model_type\": \"qwen2\", \"layer_types\": [\"full_attention\", \"linear_attention\"], " SIZES "}",
+         "m/config.json: layer_types names \"linear_attention\"; supported are \"full_attention\" and "
+         "\"sliding_attention\""},
+        {"{\"model_type\": \"smollm3\", \"no_rope_layers\": [1], " SIZES "}",
+         "m/config.json: no_rope_layers must have a number for each of the 2 layers"},
+        {"{\"model_type\": \"smollm3\", \"no_rope_layers\": [1, 2], " SIZES "}",
+         "m/config.json: no_rope_layers holds something else than 0 and 1"},
+        {"{\"model_type\": \"granite\", \"logits_scaling\": 0, " SIZES "}",
+         "m/config.json: logits_scaling must be a number from 1e-06 to 1e+06"},
+        {LLAMA ", \"rope_parameters\": {\"full_attention\": {\"rope_theta\": 1e4}}}",
+         "m/config.json: rope_parameters has an object for \"full_attention\"; supported is one rotation for all "
+         "layers"},
         {LLAMA ", \"architectures\": [\"LlamaForSequenceClassification\"]}",
          "m/config.json: architectures names \"LlamaForSequenceClassification\"; supported is \"LlamaForCausalLM\""},
-        {"{\"model_type\": \"mistral\", \"sliding_window\": 4096, " SIZES "}",
-         "m/config.json: sliding_window is not null; sliding-window attention is not supported, choose a model "
-         "without"},
-        {"{\"model_type\": \"mistral\", " SIZES "}", "m/config.json: sliding_window is not null; sliding-window "
-                                                     "attention is not supported, choose a model without"},
         {LLAMA ", \"hidden_act\": \"gelu\"}",
          "m/config.json: hidden_act \"gelu\" is not supported; supported is \"silu\""},
         {LLAMA ", \"mlp_bias\": true}", "m/config.json: mlp_bias is true; MLP layers with biases are not supported"},
@@ -134,7 +209,7 @@ static void refusals(void **state) {
          "m/config.json: num_attention_heads 8 is not a multiple of num_key_value_heads 3"},
         {LLAMA ", \"head_dim\": 5}", "m/config.json: head_dim 5 must be an even number from 2 to 1024"},
         {"{\"model_type\": \"llama\"}",
-         "m/config.json: key hidden_size is missing; is this the folder of a Llama-family model?"},
+         "m/config.json: key hidden_size is missing; is this the folder of a language model?"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         ModelConfig c;
@@ -198,7 +273,8 @@ static void copies(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults), cmocka_unit_test(transformers_4), cmocka_unit_test(transformers_5),
-        cmocka_unit_test(refusals), cmocka_unit_test(folders),        cmocka_unit_test(copies),
+        cmocka_unit_test(families), cmocka_unit_test(windows),        cmocka_unit_test(refusals),
+        cmocka_unit_test(folders),  cmocka_unit_test(copies),
     };
     return cmocka_run_group_tests(tests, enter_folder, remove_temporary_folder);
 }

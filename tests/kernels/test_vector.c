@@ -181,6 +181,36 @@ static void test_swiglu(void **state) {
     on_devices(check_swiglu);
 }
 
+// --- scaled sums
+static void check_scale_add(const Ops *ops) {
+    static const size_t COUNTS[] = {0, 1, 63, 1000, 70001};
+    const float factor = 0.22f;
+    for (int c = 0; c < 5; c++)
+        for (int alias = 0; alias < 4; alias++) { // apart; y is x; y is base; no base
+            const size_t count = COUNTS[c];
+            float *x = ops_random(ops, count, 2, 41), *base = ops_random(ops, count, 2, 42);
+            void *d_x = ops_array(ops, x, count), *d_base = ops_array(ops, base, count);
+            void *d_y = alias == 1 ? d_x : alias == 2 ? d_base : ops_array(ops, NULL, count);
+            CHECK(backend->scale_add(ops->device, d_x, factor, alias == 3 ? NULL : d_base, d_y, count));
+            float *y = ops_values(ops, d_y, count);
+            double *want = ops_host(count * sizeof *want), *tolerance = ops_host(count * sizeof *tolerance);
+            for (size_t i = 0; i < count; i++) {
+                // In bf16 the product's rounding decides the sum's; in fp32 the two may be one.
+                const double product = ops_round(ops, x[i] * factor);
+                want[i] = alias == 3 ? product : product + base[i];
+                tolerance[i] = bound(ops, want[i], fabs(product) + fabs(want[i]), 1, 1);
+            }
+            expect_close("scale_add", y, want, tolerance, count);
+            if (alias == 0 || alias == 3) ops_free(ops, d_y);
+            ops_free(ops, d_x), ops_free(ops, d_base);
+            free(x), free(base), free(y), free(want), free(tolerance);
+        }
+}
+static void test_scale_add(void **state) {
+    (void)state;
+    on_devices(check_scale_add);
+}
+
 // --- RoPE
 static void check_rope(const Ops *ops) {
     enum { POSITIONS = 50 };
@@ -459,11 +489,17 @@ static void test_map(void **state) {
 int main(int argc, char **argv) {
     backend = ops_backend(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_map),     cmocka_unit_test(test_moves),
-        cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_swiglu),
-        cmocka_unit_test(test_rope),    cmocka_unit_test(test_central_differences),
-        cmocka_unit_test(test_cast),    cmocka_unit_test(test_sum_squares),
-        cmocka_unit_test(test_adamw),   cmocka_unit_test(test_rows_keep_bits),
+        cmocka_unit_test(test_map),
+        cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_rmsnorm),
+        cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_scale_add),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_central_differences),
+        cmocka_unit_test(test_cast),
+        cmocka_unit_test(test_sum_squares),
+        cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_rows_keep_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-// Token rows (RMSNorm, RoPE, SwiGLU, scaling) and adapter vectors (cast, sum of squares, AdamW), and this instruction
-// set's SimdOps table. Leaves threads to vector.c.
+// Token rows (RMSNorm, RoPE, SwiGLU, scaling, sums) and adapter vectors (cast, sum of squares, AdamW), and this
+// instruction set's SimdOps table. Leaves threads to vector.c.
 #include "kernels/cpu/simd/attention.h"
 #include "kernels/cpu/simd/simd.h"
 #include "kernels/cpu/simd/vec.h"
@@ -125,6 +125,20 @@ static void scale_rows(DType dtype, const void *x, const float *factor, void *y,
     BY_DTYPE(scale_span(t, x, factor, y, begin, end, dim));
 }
 
+ALWAYS_INLINE void scale_add_span(DType t, const void *x, float factor, const void *base, void *y, int64_t begin,
+                                  int64_t end) {
+    for (int64_t i = begin; i < end; i += VL) {
+        float rounded[VL];
+        store(t, rounded, 0, load_to(t, x, i, end, 0) * vset(factor));
+        vf value = load(t, rounded, 0);
+        if (base) value = load_to(t, base, i, end, 0) + value;
+        store_to(t, y, i, end, 0, value);
+    }
+}
+static void scale_add(DType dtype, const void *x, float factor, const void *base, void *y, int64_t begin, int64_t end) {
+    BY_DTYPE(scale_add_span(t, x, factor, base, y, begin, end));
+}
+
 ALWAYS_INLINE void cast_span(DType t, const float *from, void *to, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += VL) store_to(t, to, i, end, 0, load_to(DTYPE_F32, from, i, end, 0));
 }
@@ -168,6 +182,7 @@ const SimdOps SIMD_NAME(simd_ops) = {
     .swiglu = swiglu,
     .swiglu_backward = swiglu_backward,
     .scale_rows = scale_rows,
+    .scale_add = scale_add,
     .cast = cast,
     .sum_squares = sum_squares,
     .adamw = adamw,

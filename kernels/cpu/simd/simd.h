@@ -32,6 +32,7 @@ typedef struct SimdOps {
     void (*swiglu_backward)(DType t, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
                             int64_t begin, int64_t end);
     void (*scale_rows)(DType t, const void *x, const float *factor, void *y, int64_t begin, int64_t end, int32_t dim);
+    void (*scale_add)(DType t, const void *x, float factor, const void *base, void *y, int64_t begin, int64_t end);
     void (*cast)(DType t, const float *from, void *to, int64_t begin, int64_t end);
     double (*sum_squares)(const float *x, int64_t begin, int64_t end);
     void (*adamw)(const AdamW *options, float *x, float *m, float *v, const float *dx, int64_t begin, int64_t end);

@@ -57,7 +57,8 @@ static void finish(void) {
 
 static JobOptions job_options(uint32_t id) {
     return (JobOptions){
-        .generate = {.adapters = id % 2, .temperature = 1, .top_p = 1, .max_tokens = TOKENS, .seed = 6, .eos = 2},
+        .generate =
+            {.adapters = id % 2, .temperature = 1, .top_p = 1, .max_tokens = TOKENS, .seed = 6, .ends = {{2}, 1}},
         .id = id,
         .notify = notify};
 }

@@ -4,7 +4,7 @@
 #include "tests/base/chi_square.h"
 #include "tests/src/model_fixture.h"
 
-enum { EOS_NONE = -1, VOCAB_MAX = 512, LENGTH_MAX = 40, PROMPTS = 70, TOKENS = 12 };
+enum { VOCAB_MAX = 512, LENGTH_MAX = 40, PROMPTS = 70, TOKENS = 12 };
 
 // Log-probs of every next token after `tokens`, by model_forward: one row a vocabulary entry, its completion that one
 // token; the prefix is shared.
@@ -61,8 +61,12 @@ typedef struct Case {
 } Case;
 static const Case cases[] = {{"tiny-model", "b/adapter_start"},
                              {"model/llama3", "model/llama3/adapter_start"},
-                             {"model/bias", "model/bias/adapter_start"}};
-enum { CASES = 3 };
+                             {"model/bias", "model/bias/adapter_start"},
+                             {"model/qwen3", "model/qwen3/adapter_start"},
+                             {"model/granite", "model/granite/adapter_start"},
+                             {"model/smollm3", "model/smollm3/adapter_start"},
+                             {"model/olmo2", "model/olmo2/adapter_start"}};
+enum { CASES = sizeof cases / sizeof *cases };
 
 static void test_greedy(void **state) {
     (void)state;
@@ -71,12 +75,8 @@ static void test_greedy(void **state) {
         fixture_open(&model, cases[k].folder, cases[k].adapter, &(FixtureOptions){0});
         make_prompts(model.config.vocab);
         for (int adapters = 0; adapters < 2; adapters++) {
-            GenerateOptions options = {.adapters = adapters,
-                                       .greedy = true,
-                                       .temperature = 1,
-                                       .top_p = 1,
-                                       .max_tokens = TOKENS,
-                                       .eos = EOS_NONE};
+            GenerateOptions options = {
+                .adapters = adapters, .greedy = true, .temperature = 1, .top_p = 1, .max_tokens = TOKENS};
             GenerateAnswer answers[PROMPTS];
             CHECK(generate(&model, prompts, PROMPTS, &options, answers));
             for (int32_t i = 0; i < PROMPTS; i += 9) {
@@ -96,17 +96,17 @@ static void test_greedy(void **state) {
                     tokens[length++] = chosen;
                 }
             }
-            // With an eos that comes up in the answer, the answer ends before it and the others stay as they are.
-            options.eos = answers[3].tokens[4];
+            // With ends that come up in answers, these end before them and the others stay as they are.
+            options.ends = (EndTokens){{answers[3].tokens[4], answers[5].tokens[2]}, 2};
             GenerateAnswer cut[PROMPTS];
             CHECK(generate(&model, prompts, PROMPTS, &options, cut));
             for (int32_t i = 0; i < PROMPTS; i++) {
                 GenerateAnswer want = answers[i];
                 want.length = 0;
-                while (want.length < TOKENS && want.tokens[want.length] != options.eos) want.length++;
+                while (want.length < TOKENS && !end_tokens_has(&options.ends, want.tokens[want.length])) want.length++;
                 expect_same_answer("eos", i, &cut[i], &want);
             }
-            assert_true(cut[3].length <= 4);
+            assert_true(cut[3].length <= 4 && cut[5].length <= 2);
             answers_free(answers, PROMPTS);
             answers_free(cut, PROMPTS);
         }
@@ -121,8 +121,13 @@ static void test_company(void **state) {
     Model model;
     fixture_open(&model, cases[0].folder, cases[0].adapter, &(FixtureOptions){0});
     make_prompts(model.config.vocab);
-    GenerateOptions options = {
-        .adapters = true, .temperature = 0.9, .top_k = 100, .top_p = 0.95, .max_tokens = TOKENS, .seed = 4, .eos = 2};
+    GenerateOptions options = {.adapters = true,
+                               .temperature = 0.9,
+                               .top_k = 100,
+                               .top_p = 0.95,
+                               .max_tokens = TOKENS,
+                               .seed = 4,
+                               .ends = {{2}, 1}};
     GenerateAnswer all[PROMPTS], again[PROMPTS], other[PROMPTS], one;
     CHECK(generate(&model, prompts, PROMPTS, &options, all));
     CHECK(generate(&model, prompts, PROMPTS, &options, again));
@@ -227,8 +232,7 @@ static void test_frequencies(void **state) {
                                          .top_p = settings[k].top_p,
                                          .top_k = settings[k].top_k,
                                          .max_tokens = TOKENS_MAX,
-                                         .seed = 77 + k,
-                                         .eos = EOS_NONE};
+                                         .seed = 77 + k};
         CHECK(generate(&model, same, DRAWS, &options, answers));
         definition(logp, vocab, &options, probability);
         int count[VOCAB_MAX] = {0}, most = 0;
@@ -273,8 +277,7 @@ static void test_positions(void **state) {
     for (int32_t t = 0; t <= POSITIONS; t++) tokens[t] = 5 + t;
     const GeneratePrompt several[N] = {
         {tokens, 1, 0}, {tokens, 12, 1}, {tokens, POSITIONS - 1, 2}, {tokens, POSITIONS, 3}};
-    const GenerateOptions options = {
-        .adapters = true, .temperature = 1, .top_p = 1, .max_tokens = LONG, .seed = 8, .eos = EOS_NONE};
+    const GenerateOptions options = {.adapters = true, .temperature = 1, .top_p = 1, .max_tokens = LONG, .seed = 8};
     GenerateAnswer answers[N], free_of_limit[N];
     CHECK(generate(&model, several, N, &options, answers));
     CHECK(generate(&roomy, several, N, &options, free_of_limit));
@@ -328,7 +331,7 @@ static void test_coming_and_going(void **state) {
                                              .top_k = rng_below(&rng, 2) ? 0 : 50,
                                              .max_tokens = 1 + (int32_t)rng_below(&rng, few ? 12 : 80),
                                              .seed = rng_below(&rng, 9),
-                                             .eos = 2};
+                                             .ends = {{2}, 1}};
         CHECK(generate(&model, &asked[i].prompt, 1, &asked[i].options, &asked[i].want));
         asked[i].got.tokens = ops_host(sizeof(int32_t) * 80);
         asked[i].cancel_at = rng_below(&rng, 4) == 0 ? (int32_t)rng_below(&rng, 12) : -1;

@@ -18,7 +18,8 @@ static void must(Status status) {
 
 static void models_of_files(void **state) {
     (void)state;
-    static const char *const folders[] = {"tiny-model", "model/bias", "model/llama3"};
+    static const char *const folders[] = {"tiny-model",  "model/bias",    "model/llama3",  "model/qwen2",
+                                          "model/qwen3", "model/granite", "model/smollm3", "model/olmo2"};
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         char path[1024];
         ModelConfig config;

@@ -110,8 +110,8 @@ static void expect_scores(const char *what, const Result *got, const Result *wan
 
 // --- against transformers -------------------------------------------------------------------------------------------
 
-static const char *const golden_names[] = {"base", "llama3", "bias"};
-enum { GOLDEN_MODELS = 3 };
+static const char *const golden_names[] = {"base", "llama3", "bias", "qwen2", "qwen3", "granite", "smollm3", "olmo2"};
+enum { GOLDEN_MODELS = sizeof golden_names / sizeof *golden_names };
 
 typedef struct Golden {
     json_t *root;
