@@ -313,7 +313,10 @@ Status run_measure_layout(const Run *run, const Dataset *dataset, int first_rank
                     batch_count(rows, slot, plan.micro_first[i + 1] - plan.micro_first[i], ROLES_ALL, options.share);
                 const int64_t keep = tokens.prefix + tokens.policy, all = keep + tokens.kl;
                 size->keep = keep > size->keep ? keep : size->keep;
-                size->all = all > size->all ? all : size->all;
+                if (all > size->all) {
+                    size->all = all;
+                    size->batch = batch;
+                }
                 size->total.prefix += tokens.prefix;
                 size->total.policy += tokens.policy;
                 size->total.kl += tokens.kl;
@@ -342,6 +345,8 @@ static Status reserve_activations(Run *run) {
             "(data.max_length); train.recompute = \"layer\" needs less",
             (long long)run->step.micro_batch_tokens, (long long)all, needed / 0x1p20, rank,
             room > 0 ? room / 0x1p20 : 0, (long long)run_largest_micro_batch(&model->config, &model->options, room));
+    run->tokens_max = all;
+    run->largest_batch = train.batch;
     return model_reserve(&run->model, train.keep, all);
 }
 

@@ -22,6 +22,9 @@ typedef struct Run {
     int device_ranks; // ranks of this node that share this rank's device and its memory
     const DeviceCommLibrary *device_sum; // sums gradients on the devices; NULL: over MPI
     bool has_model, has_step;
+    // With RUN_STEP: the most tokens of a micro-batch of this rank, and the training batch that has the most.
+    int64_t tokens_max;
+    int32_t largest_batch;
 } Run;
 
 typedef enum RunParts { RUN_ROWS = 1, RUN_MODEL = 2, RUN_STEP = 4 } RunParts; // bits; RUN_STEP needs both others
@@ -36,6 +39,7 @@ int64_t run_total_steps(const Run *run);
 // What some ranks will lay out of all of a data set's batches.
 typedef struct LayoutSize {
     int64_t keep, all; // most tokens of a micro-batch: in the first two regions, in all three
+    int32_t batch;     // that has the latter
     TokenCount total;  // tokens of all batches (prefixes of a two-pass plan once)
 } LayoutSize;
 

@@ -205,17 +205,22 @@ static double computed_tokens(const StepContext *context) {
     return (double)(tokens.prefix + tokens.policy + tokens.kl);
 }
 
-Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, StepMode mode, int64_t step,
-                Reference *reference, MetricsRow *out, StepTimes *times) {
-    const int32_t count = dataset_batch_rows(dataset, batch), completions = kto_completions(&context->kto);
-    const bool train = mode == STEP_TRAIN;
+// The batch's rows, and who computes what of them.
+static Status plan_batch(StepContext *context, const Dataset *dataset, int32_t batch) {
     dataset_batch(dataset, batch, context->rows);
     const BatchOptions options = {.rank = context->comm->rank,
                                   .ranks = context->comm->size,
                                   .micro_batch_tokens = context->micro_batch_tokens,
                                   .share = context->share_prefixes};
-    BatchPlan *plan = &context->plan;
-    TRY(batch_plan(context->rows, count, &options, plan));
+    return batch_plan(context->rows, dataset_batch_rows(dataset, batch), &options, &context->plan);
+}
+
+Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, StepMode mode, int64_t step,
+                Reference *reference, MetricsRow *out, StepTimes *times) {
+    const int32_t count = dataset_batch_rows(dataset, batch), completions = kto_completions(&context->kto);
+    const bool train = mode == STEP_TRAIN;
+    const BatchPlan *plan = &context->plan;
+    TRY(plan_batch(context, dataset, batch));
     for (int32_t i = 0; i < count * row_words(context); i++) context->row_scores[i] = 0;
 
     const uint64_t key[] = {context->seed, (uint64_t)step};
@@ -273,6 +278,52 @@ Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, Ste
     for (int32_t i = 0; i < count * completions; i++) out->num_tokens += context->records[i].tokens;
     return STATUS_OK;
 }
+
+// --- before the first step ------------------------------------------------------------------------------------------
+
+// This rank's micro-batch with the most tokens.
+static int32_t largest_micro_batch(const StepContext *context) {
+    const BatchPlan *plan = &context->plan;
+    int64_t most = 0;
+    int32_t largest = 0;
+    for (int32_t i = 0; i < plan->micro_count; i++) {
+        const int32_t first = plan->micro_first[i], count = plan->micro_first[i + 1] - first;
+        const TokenCount tokens =
+            batch_count(context->rows, plan->slot + first, count, ROLES_ALL, context->share_prefixes);
+        const int64_t all = tokens.prefix + tokens.policy + tokens.kl;
+        if (all > most) {
+            most = all;
+            largest = i;
+        }
+    }
+    return largest;
+}
+
+// With dropout, as in training, and without, as in evaluation.
+static Status warm_passes(StepContext *context, const Dataset *dataset) {
+    Walk walk = {.context = context, .dataset = dataset, .mode = STEP_TRAIN, .pass = {.adapters = true}};
+    const int32_t largest = largest_micro_batch(context);
+    if (context->model->options.lora_dropout > 0) TRY(forward(&walk, largest, ROLES_ALL));
+    walk.pass.dropout = walk.pass.keep = true;
+    TRY(forward(&walk, largest, ROLES_ALL));
+    memset(context->dlogp, 0, (size_t)context->score_capacity * sizeof *context->dlogp);
+    return model_backward(context->model, &context->micro, &walk.pass, context->dlogp);
+}
+
+Status step_warm(StepContext *context, const Dataset *dataset, int32_t batch, int64_t tokens) {
+    const Model *model = context->model;
+    const Backend *backend = model->options.backend;
+    if (backend->warm == NULL) return STATUS_OK;
+    TRY(plan_batch(context, dataset, batch));
+    if (context->plan.micro_count == 0) return STATUS_OK; // this rank is idle
+    backend->warm(model->device, (int32_t)tokens);
+    const Status status = warm_passes(context, dataset);
+    backend->warm(model->device, 0);
+    TRY(status);
+    return backend->sync(model->device);
+}
+
+// --- the rows of a bad step -----------------------------------------------------------------------------------------
 
 // Whether the log-probs of row i of the last batch are.
 static bool is_finite(const StepContext *context, int32_t i) {
