@@ -6,6 +6,10 @@
 // All pointers are device buffers unless a name says host. Ops of one device run in the order of the calls and may
 // return before they are done; download() and sync() wait. Ops never allocate: the scratch they need is reserved by
 // open() and by reserve(). Every op returns STATUS_OK or sets the error (STATUS_FAILED).
+//
+// A product is rounded to T once. Where it is added to what is there (linear_backward's dx +=, LoRA's y += and dx +=)
+// it may be rounded to T before, and the sum is rounded after: two roundings, as in cuBLASLt (beta = 1) and in
+// autograd, which rounds each layer's dx, or LoRA's output, and then the sum.
 #pragma once
 #include "src/base/status.h"
 #include <stddef.h>
@@ -111,6 +115,10 @@ typedef struct Backend {
     Status (*reserve)(Device *device, const DeviceShapes *shapes);
     // The bytes that reserve would take; needs no device, so that memory can be planned without one.
     size_t (*scratch_bytes)(const DeviceOptions *options, const DeviceShapes *shapes);
+    // Between warm(device, n) and warm(device, 0), ops also prepare what they will need for any count of tokens up to
+    // n, so that a batch of another size costs nothing; what they compute meanwhile is no result. NULL: ops of this
+    // device need no preparing.
+    void (*warm)(Device *device, int32_t tokens);
     Status (*alloc)(Device *device, size_t bytes, const char *what, void **out); // zeroed, 64-byte aligned
     // Like alloc, but the memory may live on the host until an op needs it (CUDA: managed memory): for paged
     // optimizers.
@@ -158,7 +166,8 @@ typedef struct Backend {
     // --- matrices ---------------------------------------------------------------------------------------------------
     // y = x W^T + bias; x T[n, in], y T[n, out].
     Status (*linear)(Device *, const Linear *layer, const void *x, void *y, int32_t n);
-    // dx = dy W, or dx += dy W when accumulate; dy T[n, out], dx T[n, in]. No weight gradient: the base is frozen.
+    // dx = dy W, or dx += dy W when accumulate (two roundings: above); dy T[n, out], dx T[n, in]. No weight gradient:
+    // the base is frozen.
     Status (*linear_backward)(Device *, const Linear *layer, const void *dy, void *dx, int32_t n, bool accumulate);
     // h_m = dropout_m(x) A_m^T; y_m += scale * h_m B_m^T. h T[n, count * r] is kept for backward; y[m] T[n, out_m].
     Status (*lora)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y,

@@ -159,6 +159,7 @@ const Backend backend_cpu = {
     .info = cpu_info,
     .reserve = cpu_reserve,
     .scratch_bytes = cpu_scratch_bytes,
+    .warm = NULL,
     .alloc = cpu_alloc,
     .alloc_paged = cpu_alloc,
     .release = cpu_release,

@@ -9,7 +9,7 @@
 #include "kernels/backend.h"
 #include <cuda_runtime_api.h>
 
-typedef struct Gemm Gemm;                     // cuBLASLt's handle, workspace and the plans made so far: gemm.c
+typedef struct Gemm Gemm;                     // cuBLASLt's handle, workspace and the algorithms chosen so far: gemm.c
 typedef struct AttentionPlans AttentionPlans; // attention.c
 typedef struct Mapped Mapped;                 // device.c: copies that map() made
 
@@ -47,8 +47,9 @@ Status cuda_scratch(Device *device, size_t bytes, void **out);
 Status gemm_open(Device *device, Gemm **out);
 void gemm_close(Gemm *gemm); // NULL is allowed
 // c[m, n] = alpha a b (+ c when accumulate) (+ bias[n] on every row), with a[m, k] and b[k, n] row-major; sums in fp32,
-// rounded to c's type once. a_transposed: a is stored as [k, m]; b_transposed: b is stored as [n, k]. ld: elements from
-// one stored row to the next. a and b have the same type; bias has c's.
+// rounded to c's type once, or with accumulate twice, before c is added and after. a_transposed: a is stored as [k, m];
+// b_transposed: b is stored as [n, k]. ld: elements from one stored row to the next. a and b have the same type; bias
+// has c's. The stored rows of a are tokens, a number that changes from batch to batch; the others are the model's.
 typedef struct GemmCall {
     int64_t m, n, k;
     const void *a, *b, *bias;
@@ -59,6 +60,8 @@ typedef struct GemmCall {
     float alpha; // 0 is read as 1
 } GemmCall;
 Status gemm_run(Device *device, const GemmCall *call);
+// Backend.warm: gemm_run also chooses and loads what the same product of any count up to `tokens` will use; 0 ends it.
+void gemm_warm(Gemm *gemm, int32_t tokens);
 
 // --- attention.c ---
 Status attention_open(Device *device);

@@ -278,6 +278,10 @@ static Status cuda_reserve(Device *device, const DeviceShapes *shapes) {
     return grow_scratch(device, shared_scratch_bytes(device->dtype, shapes));
 }
 
+static void cuda_warm(Device *device, int32_t tokens) {
+    gemm_warm(device->gemm, tokens);
+}
+
 Status cuda_scratch(Device *device, size_t bytes, void **out) {
     TRY(grow_scratch(device, bytes));
     *out = device->scratch;
@@ -294,6 +298,7 @@ const Backend backend_cuda = {
     .info = cuda_info,
     .reserve = cuda_reserve,
     .scratch_bytes = cuda_scratch_bytes,
+    .warm = cuda_warm,
     .alloc = cuda_alloc,
     .alloc_paged = cuda_alloc_paged,
     .release = cuda_release,

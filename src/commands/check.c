@@ -41,7 +41,9 @@ static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int
     sum->micro_batches++;
 }
 
-static Status add_tokens(void *argument, const BatchRow *rows, const BatchPlan *plan, const BatchOptions *options) {
+static Status add_tokens(void *argument, int32_t batch, const BatchRow *rows, const BatchPlan *plan,
+                         const BatchOptions *options) {
+    (void)batch;
     RooflineTokens *sum = argument;
     for (int32_t i = 0; i < plan->micro_count; i++)
         add_micro_batch(sum, rows, plan->slot + plan->micro_first[i], plan->micro_first[i + 1] - plan->micro_first[i],

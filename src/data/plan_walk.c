@@ -15,7 +15,7 @@ Status plan_walk(const Dataset *dataset, const BatchOptions *options, int32_t st
         dataset_batch(dataset, batch, rows);
         for (of_rank.rank = first_rank; of_rank.rank < end_rank && status == STATUS_OK; of_rank.rank++) {
             status = batch_plan(rows, dataset_batch_rows(dataset, batch), &of_rank, &plan);
-            if (status == STATUS_OK) status = visit(argument, rows, &plan, &of_rank);
+            if (status == STATUS_OK) status = visit(argument, batch, rows, &plan, &of_rank);
         }
     }
     batch_plan_free(&plan);

@@ -3,8 +3,9 @@
 #pragma once
 #include "src/data/dataset.h"
 
-// A batch as rank options->rank plans it.
-typedef Status (*PlanVisit)(void *argument, const BatchRow *rows, const BatchPlan *plan, const BatchOptions *options);
+// Batch `batch` of the data set as rank options->rank plans it.
+typedef Status (*PlanVisit)(void *argument, int32_t batch, const BatchRow *rows, const BatchPlan *plan,
+                            const BatchOptions *options);
 
 // Visits batches 0, stride, 2 stride, ... of `dataset`, each as ranks [first_rank, end_rank) of options->ranks plan it;
 // ends with the first failure.

@@ -48,7 +48,9 @@ typedef struct Sharing {
     int64_t batches;
 } Sharing;
 
-static Status add_sharing(void *argument, const BatchRow *rows, const BatchPlan *plan, const BatchOptions *options) {
+static Status add_sharing(void *argument, int32_t batch, const BatchRow *rows, const BatchPlan *plan,
+                          const BatchOptions *options) {
+    (void)batch;
     Sharing *sum = argument;
     const TokenCount tokens = batch_computed(rows, plan, options);
     sum->laid_out += (double)(tokens.prefix + tokens.policy + tokens.kl);

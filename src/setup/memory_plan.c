@@ -57,7 +57,8 @@ Status memory_plan_choose(Run *run, int64_t saved) {
     return run->step.micro_batch_tokens > 0 ? STATUS_OK : largest_on_all(run, &run->step.micro_batch_tokens);
 }
 
-static Status add_layout(void *argument, const BatchRow *rows, const BatchPlan *plan, const BatchOptions *options) {
+static Status add_layout(void *argument, int32_t batch, const BatchRow *rows, const BatchPlan *plan,
+                         const BatchOptions *options) {
     LayoutSize *size = argument;
     for (int32_t i = 0; i < plan->micro_count; i++) {
         const int32_t *slot = plan->slot + plan->micro_first[i];
@@ -65,7 +66,10 @@ static Status add_layout(void *argument, const BatchRow *rows, const BatchPlan *
             batch_count(rows, slot, plan->micro_first[i + 1] - plan->micro_first[i], ROLES_ALL, options->share);
         const int64_t keep = tokens.prefix + tokens.policy, all = keep + tokens.kl;
         size->keep = keep > size->keep ? keep : size->keep;
-        size->all = all > size->all ? all : size->all;
+        if (all > size->all) {
+            size->all = all;
+            size->batch = batch;
+        }
         size->total.prefix += tokens.prefix;
         size->total.policy += tokens.policy;
         size->total.kl += tokens.kl;
@@ -96,5 +100,7 @@ Status memory_plan_reserve(Run *run) {
             (long long)run->step.micro_batch_tokens, (long long)all, needed / 0x1p20, rank,
             room > 0 ? room / 0x1p20 : 0,
             (long long)memory_plan_largest_micro_batch(&model->config, &model->options, room));
+    run->tokens_max = all;
+    run->largest_batch = train.batch;
     return model_reserve(&run->model, train.keep, all);
 }

@@ -8,6 +8,7 @@
 // What some ranks will lay out of all of a data set's batches.
 typedef struct LayoutSize {
     int64_t keep, all; // most tokens of a micro-batch: in the first two regions, in all three
+    int32_t batch;     // that has the latter
     TokenCount total;  // tokens of all batches (prefixes of a two-pass plan once)
 } LayoutSize;
 

@@ -161,6 +161,17 @@ static Status train_step(Training *t) {
                              (long long)t->progress.skipped));
 }
 
+// What a GPU would else do in the first steps, and in those that have a batch of a new size.
+static Status warm_up(Training *t) {
+    Run *run = &t->run;
+    if (run->model.options.backend->warm == NULL) return STATUS_OK;
+    const double start = clock_seconds();
+    TRY(comm_agree(run->comm, step_warm(&run->step, &run->train, run->largest_batch, run->tokens_max)));
+    log_info("%-8s for batches of up to %lld tokens, %.1f s", "warm-up", (long long)run->tokens_max,
+             clock_seconds() - start);
+    return STATUS_OK;
+}
+
 // Whether it is time for a checkpoint, by steps or by rank 0's clock, and whether the run was asked to stop.
 static Status agree(Training *t, bool *save, bool *stop) {
     const int64_t every = t->run.config.train.save_steps;
@@ -196,6 +207,7 @@ static Status finish_step(Training *t) {
 }
 
 Status loop_run(Training *t) {
+    TRY(warm_up(t));
     t->started = t->last_step_end = clock_unix_seconds();
     t->last_save = clock_seconds();
     t->first_step = t->progress.step;

@@ -22,6 +22,9 @@ typedef struct Run {
     int device_ranks; // ranks of this node that share this rank's device and its memory
     const DeviceCommLibrary *device_sum; // sums gradients on the devices; NULL: over MPI
     bool has_model, has_step;
+    // With steps: the most tokens of a micro-batch of this rank, and the training batch that has the most.
+    int64_t tokens_max;
+    int32_t largest_batch;
 } Run;
 
 // The run's model as one that answers.

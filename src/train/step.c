@@ -288,6 +288,53 @@ Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, Ste
     return STATUS_OK;
 }
 
+// --- before the first step ------------------------------------------------------------------------------------------
+
+// This rank's micro-batch with the most tokens.
+static int32_t largest_micro_batch(const StepContext *context) {
+    const BatchPlan *plan = &context->plan;
+    int64_t most = 0;
+    int32_t largest = 0;
+    for (int32_t i = 0; i < plan->micro_count; i++) {
+        const int32_t first = plan->micro_first[i], count = plan->micro_first[i + 1] - first;
+        const TokenCount tokens =
+            batch_count(context->rows, plan->slot + first, count, ROLES_ALL, context->share_prefixes);
+        const int64_t all = tokens.prefix + tokens.policy + tokens.kl;
+        if (all > most) {
+            most = all;
+            largest = i;
+        }
+    }
+    return largest;
+}
+
+// With dropout, as in training, and without, as in evaluation.
+static Status warm_passes(StepContext *context, const Dataset *dataset) {
+    Walk walk = {.context = context, .dataset = dataset, .pass = {.adapters = true}};
+    const StepPass largest = {PASS_FORWARD, largest_micro_batch(context), ROLES_ALL};
+    if (context->model->options.lora_dropout > 0) TRY(forward(&walk, &largest, true));
+    walk.pass.dropout = true;
+    TRY(forward(&walk, &largest, true));
+    memset(context->dlogp, 0, (size_t)context->score_capacity * sizeof *context->dlogp);
+    return model_backward(context->model, &context->micro, &walk.pass, context->dlogp);
+}
+
+Status step_warm(StepContext *context, const Dataset *dataset, int32_t batch, int64_t tokens) {
+    const Model *model = context->model;
+    const Backend *backend = model->options.backend;
+    if (backend->warm == NULL) return STATUS_OK;
+    int32_t passes;
+    TRY(plan_batch(context, dataset, batch, true, &passes));
+    if (context->plan.micro_count == 0) return STATUS_OK; // this rank is idle
+    backend->warm(model->device, (int32_t)tokens);
+    const Status status = warm_passes(context, dataset);
+    backend->warm(model->device, 0);
+    TRY(status);
+    return backend->sync(model->device);
+}
+
+// --- the rows of a bad step -----------------------------------------------------------------------------------------
+
 // Whether the log-probs of row i of the last batch are.
 static bool is_finite(const StepContext *context, int32_t i) {
     const int32_t completions = kto_completions(&context->kto);

@@ -52,6 +52,10 @@ void step_close(StepContext *context);
 Status step_run(StepContext *context, const Dataset *dataset, int32_t batch, StepMode mode, int64_t step,
                 Reference *reference, MetricsRow *out, StepTimes *times);
 
+// Lets a device that has such a thing (Backend.warm) prepare for micro-batches of up to `tokens` tokens, before the
+// first step: forward and backward of this rank's largest micro-batch of batch `batch`, without a result.
+Status step_warm(StepContext *context, const Dataset *dataset, int32_t batch, int64_t tokens);
+
 // For a step whose numbers are not finite: "FILE:LINE, LINE ..." of the last batch's rows, those whose log-probs are
 // not finite alone where there are such. `size` is enough for the path and 400 bytes.
 void step_name_rows(const StepContext *context, const Dataset *dataset, char *text, size_t size);

@@ -1,12 +1,19 @@
 // The stand-in's cuBLASLt: column-major products as plain loops with fp32 sums in the order of k. It refuses what the
-// real one refuses, and beyond that what kto must not ask for: TF32, and partial sums in the output's type.
+// real one refuses, and beyond that what kto must not ask for: TF32, partial sums in the output's type, and algorithms
+// on shapes that they were neither chosen nor checked for.
 //
-// The environment: KTO_STANDIN_SWAP=N flips a transpose flag of the N-th kind of product in the order of their first
-// use; KTO_STANDIN_LIST=FILE appends the kinds that were met, as lines "product:N".
+// It offers several algorithms, whose sums differ in the last bits, and rounds as cuBLASLt 13.1 was seen to do on an
+// H200: a bf16 product before a c that is added to it, and, where the sum is split along k, before a bias.
+//
+// The environment: KTO_STANDIN_CHOSEN_ONLY=1 lets cublasLtMatmulAlgoCheck refuse every shape but the one that the
+// algorithm was chosen for; KTO_STANDIN_SWAP=N flips a transpose flag of the N-th kind of product in the order of their
+// first use; KTO_STANDIN_LIST=FILE appends the kinds that were met, as lines "product:N".
 #include "cublasLt.h"
 #include "standin.h"
 
+#include <algorithm>
 #include <array>
+#include <set>
 #include <vector>
 
 struct cublasLtContext {};
@@ -28,7 +35,11 @@ struct cublasLtMatmulPreferenceOpaque {
 
 namespace {
 
-constexpr uint64_t ALGORITHM = 0x6b746f; // marks an algorithm that the heuristic gave
+// The words of an algorithm. MARK is there when the heuristic made it; ALIGNMENTS were promised, a byte each; BLOCK: so
+// many products are summed before they are added to the sum.
+enum Word { MARK, ID, SPLITS, BLOCK, ALIGNMENTS, WORDS = 8 };
+constexpr uint64_t ALGORITHM = 0x6b746f;
+constexpr uint64_t NVJET = 66, CLASSIC = 24; // ids
 
 size_t size_of(cudaDataType_t type) {
     return type == CUDA_R_32F ? 4 : 2;
@@ -94,26 +105,82 @@ std::vector<float> unpack(const void *from, const cublasLtMatrixLayoutOpaque &la
     return to;
 }
 
+uint64_t inner(const cublasLtMatmulDescOpaque &op, const cublasLtMatrixLayoutOpaque &a) {
+    return op.transpose_a ? a.rows : a.cols;
+}
+
+// --- algorithms ---
+
+// Partial sums of splits.
+size_t workspace_of(const cublasLtMatmulAlgo_t &algo, const cublasLtMatrixLayoutOpaque &d) {
+    return algo.data[SPLITS] > 1 ? algo.data[SPLITS] * d.rows * d.cols * sizeof(float) : 0;
+}
+
+// What an algorithm is chosen or checked for.
+using Shape = std::array<uint64_t, WORDS + 15>;
+Shape shape_of(const cublasLtMatmulAlgo_t &algo, const cublasLtMatmulDescOpaque &op,
+               const cublasLtMatrixLayoutOpaque &a, const cublasLtMatrixLayoutOpaque &b,
+               const cublasLtMatrixLayoutOpaque &d) {
+    Shape shape;
+    auto to = std::copy(algo.data, algo.data + WORDS, shape.begin());
+    for (int32_t flag : {op.transpose_a, op.transpose_b, op.epilogue}) *to++ = (uint64_t)flag;
+    for (const cublasLtMatrixLayoutOpaque *x : {&a, &b, &d})
+        for (uint64_t word : {(uint64_t)x->type, x->rows, x->cols, (uint64_t)x->ld}) *to++ = word;
+    return shape;
+}
+std::set<Shape> known;
+
+// Candidates as the real one has them: where something is not aligned those of old come first, before all a split sum.
+// nvjet's tiles are another for every count of columns or of products in a sum, so that it shows in the bits where a
+// choice depends on more than it may.
+std::vector<cublasLtMatmulAlgo_t> candidates(const cublasLtMatmulDescOpaque &op, const cublasLtMatrixLayoutOpaque &a,
+                                             const cublasLtMatrixLayoutOpaque &d, uint64_t alignments,
+                                             uint32_t reductions) {
+    const uint64_t k = inner(op, a), whole = k > 0 ? k : 1, half = (whole + 1) / 2;
+    const auto make = [&](uint64_t id, uint64_t splits, uint64_t block) {
+        return cublasLtMatmulAlgo_t{{ALGORITHM, id, splits, block, alignments}};
+    };
+    std::vector<cublasLtMatmulAlgo_t> all;
+    const bool aligned = alignments == 0x10101010 && d.ld % 8 == 0;
+    if (!aligned && (reductions & CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) != 0 && k > 1)
+        all.push_back(make(CLASSIC, 2, half));
+    if (!aligned) all.push_back(make(CLASSIC, 1, whole));
+    const uint64_t block = 32 * (1 + (d.cols + k) % 4);
+    all.push_back(make(NVJET, 1, block));
+    all.push_back(make(NVJET, 1, 2 * block));
+    return all;
+}
+
 struct Product {
     cublasLtMatmulDescOpaque op;
     cublasLtMatrixLayoutOpaque a_layout, b_layout, c_layout, d_layout;
     const void *a, *b, *c;
     void *d;
     float alpha, beta;
+    cublasLtMatmulAlgo_t algo;
 };
 
 void run(const Product &p) {
     const std::vector<float> a = unpack(p.a, p.a_layout, p.op.transpose_a != 0);
     const std::vector<float> b = unpack(p.b, p.b_layout, p.op.transpose_b != 0);
     const size_t m = p.d_layout.rows, n = p.d_layout.cols, k = a.size() / m;
-    std::vector<float> sum(m);
+    const size_t block = p.algo.data[BLOCK];
+    const bool bias = p.op.epilogue == CUBLASLT_EPILOGUE_BIAS;
+    const bool rounded = p.d_layout.type == CUDA_R_16BF && (p.beta != 0 || (bias && p.algo.data[SPLITS] > 1));
+    std::vector<float> sum(m), part(m);
     for (size_t j = 0; j < n; j++) {
         std::fill(sum.begin(), sum.end(), 0.0f);
-        for (size_t l = 0; l < k; l++) add_scaled(sum.data(), &a[l * m], b[j * k + l], m);
+        for (size_t first = 0; first < k; first += block) {
+            std::fill(part.begin(), part.end(), 0.0f);
+            for (size_t l = first; l < std::min(first + block, k); l++)
+                add_scaled(part.data(), &a[l * m], b[j * k + l], m);
+            add_scaled(sum.data(), part.data(), 1, m);
+        }
         for (size_t i = 0; i < m; i++) {
             float value = p.alpha * sum[i];
+            if (rounded) value = __bfloat162float(__float2bfloat16_rn(value));
             if (p.beta != 0) value += p.beta * load(p.c, p.c_layout.type, j * (size_t)p.c_layout.ld + i);
-            if (p.op.epilogue == CUBLASLT_EPILOGUE_BIAS) value += load(p.op.bias, p.d_layout.type, i);
+            if (bias) value += load(p.op.bias, p.d_layout.type, i);
             store(p.d, p.d_layout.type, j * (size_t)p.d_layout.ld + i, value);
         }
     }
@@ -220,6 +287,21 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
     return CUBLAS_STATUS_SUCCESS;
 }
 
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t name,
+                                                const void *value, size_t bytes) {
+    switch (name) {
+    case CUBLASLT_MATRIX_LAYOUT_TYPE:
+        return take(&layout->type, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_ROWS:
+        return take(&layout->rows, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_COLS:
+        return take(&layout->cols, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_LD:
+        return take(&layout->ld, value, bytes);
+    }
+    return CUBLAS_STATUS_INVALID_VALUE;
+}
+
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *out) {
     *out = new cublasLtMatmulPreferenceOpaque{0, CUBLASLT_REDUCTION_SCHEME_MASK, {256, 256, 256, 256}};
     return CUBLAS_STATUS_SUCCESS;
@@ -248,25 +330,58 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     return CUBLAS_STATUS_INVALID_VALUE;
 }
 
-// One algorithm. It remembers the alignment that it was promised and the workspace that it wants.
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                                               cublasLtMatmulPreference_t preference, int wanted,
                                               cublasLtMatmulHeuristicResult_t *results, int *count) {
     *count = 0;
+    standin::count_call("cublasLtMatmulAlgoGetHeuristic");
     if (handle == nullptr || wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
     const cublasStatus_t status = check(operation, a, b, c, d);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     if (preference->reductions & ~(uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE)
         standin::refuse("cuBLASLt: partial sums in the output's type are allowed (reduction scheme mask %u)",
                         preference->reductions);
-    *results = cublasLtMatmulHeuristicResult_t();
-    results->algo.data[0] = ALGORITHM;
-    for (int i = 0; i < 4; i++) results->algo.data[1 + i] = preference->alignment[i];
-    results->algo.data[5] = results->workspaceSize = preference->workspace < 4096 ? preference->workspace : 4096;
-    results->state = CUBLAS_STATUS_SUCCESS;
-    *count = 1;
+    uint64_t alignments = 0;
+    for (uint32_t promised : preference->alignment) alignments = alignments << 8 | std::min(promised, 255u);
+    for (const cublasLtMatmulAlgo_t &algo : candidates(*operation, *a, *d, alignments, preference->reductions)) {
+        if (*count == wanted) break;
+        if (workspace_of(algo, *d) > preference->workspace) continue;
+        known.insert(shape_of(algo, *operation, *a, *b, *d));
+        results[*count] = cublasLtMatmulHeuristicResult_t();
+        results[*count].algo = algo;
+        results[(*count)++].workspaceSize = workspace_of(algo, *d);
+    }
+    return *count > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
+                                       cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algo,
+                                       cublasLtMatmulHeuristicResult_t *result) {
+    static const char *const chosen_only = getenv("KTO_STANDIN_CHOSEN_ONLY");
+    standin::count_call("cublasLtMatmulAlgoCheck");
+    if (handle == nullptr || algo == nullptr || result == nullptr || algo->data[MARK] != ALGORITHM)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    const cublasStatus_t status = check(operation, a, b, c, d);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    const Shape shape = shape_of(*algo, *operation, *a, *b, *d);
+    if (chosen_only != nullptr && known.count(shape) == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
+    known.insert(shape);
+    result->workspaceSize = workspace_of(*algo, *d);
+    result->state = CUBLAS_STATUS_SUCCESS;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t name, void *value,
+                                                    size_t bytes, size_t *written) {
+    const int32_t splits = (int32_t)algo->data[SPLITS];
+    if (name != CUBLASLT_ALGO_CONFIG_SPLITK_NUM || value == nullptr || bytes != sizeof splits || written == nullptr)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    memcpy(value, &splits, sizeof splits);
+    *written = sizeof splits;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -276,25 +391,29 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo, void *workspace,
                               size_t workspace_bytes, cudaStream_t stream) {
     if (cudaPeekAtLastError() != cudaSuccess) return CUBLAS_STATUS_EXECUTION_FAILED;
+    standin::count_call("cublasLtMatmul");
     if (handle == nullptr || alpha == nullptr || beta == nullptr || a == nullptr || b == nullptr || c == nullptr ||
         d == nullptr)
         return CUBLAS_STATUS_INVALID_VALUE;
     const cublasLtMatmulDescOpaque op = mutated(*operation, *a_layout, *d_layout, *static_cast<const float *>(beta));
     const cublasStatus_t status = check(&op, a_layout, b_layout, c_layout, d_layout);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
-    if (algo == nullptr || algo->data[0] != ALGORITHM)
+    if (algo == nullptr || algo->data[MARK] != ALGORITHM)
         standin::refuse("cuBLASLt: a product without an algorithm that was chosen before may change from call to call");
-    if (workspace_bytes < algo->data[5] || (algo->data[5] > 0 && workspace == nullptr) ||
+    if (known.count(shape_of(*algo, *operation, *a_layout, *b_layout, *d_layout)) == 0)
+        standin::refuse("cuBLASLt: a product by an algorithm that was neither chosen nor checked for its shape");
+    const size_t needed = workspace_of(*algo, *d_layout);
+    if (workspace_bytes < needed || (needed > 0 && workspace == nullptr) ||
         reinterpret_cast<uintptr_t>(workspace) % 16 != 0)
         return CUBLAS_STATUS_INVALID_VALUE;
     const void *pointers[] = {a, b, c, d};
     const cublasLtMatrixLayoutOpaque *layouts[] = {a_layout, b_layout, c_layout, d_layout};
     for (int i = 0; i < 4; i++) {
-        if (alignment(pointers[i]) < algo->data[1 + i]) return CUBLAS_STATUS_INVALID_VALUE;
+        if (alignment(pointers[i]) < (algo->data[ALIGNMENTS] >> 8 * (3 - i) & 255)) return CUBLAS_STATUS_INVALID_VALUE;
         if (!standin::is_device(pointers[i])) standin::refuse("cuBLASLt: %p is not device memory", pointers[i]);
         standin::check_span(pointers[i], span(layouts[i]), "cuBLASLt");
     }
-    const Product product = {*operation,
+    const Product product = {op,
                              *a_layout,
                              *b_layout,
                              *c_layout,
@@ -304,7 +423,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
                              c,
                              d,
                              *static_cast<const float *>(alpha),
-                             *static_cast<const float *>(beta)};
+                             *static_cast<const float *>(beta),
+                             *algo};
     standin::enqueue(stream, [product]() { run(product); });
     return CUBLAS_STATUS_SUCCESS;
 }

@@ -9,7 +9,8 @@
 // KTO_STANDIN_FAIL=NAME:N fails the N-th call of a function, or the N-th kernel as "launch:N", which loses the device;
 // KTO_STANDIN_DROP=KERNEL:LINE takes one __syncthreads, __syncwarp or copies_wait away, KTO_STANDIN_DROP_WAIT=FILE:LINE
 // a wait for a stream or event; KTO_STANDIN_LIST=FILE appends the barriers and waits that were met, as lines
-// "KERNEL:LINE" and "wait:FILE:LINE".
+// "KERNEL:LINE" and "wait:FILE:LINE"; KTO_STANDIN_COUNTS=FILE appends how often each function was called, as lines
+// "NAME N", kernels as "launch".
 #include "standin.h"
 
 #include <boost/context/detail/fcontext.hpp>
@@ -374,12 +375,26 @@ static cudaError_t fail(cudaError_t error) {
     return error;
 }
 
+// (Never freed: read when the program ends.)
+static std::map<std::string, int> &calls = *new std::map<std::string, int>;
+
+int count_call(const char *name) {
+    return ++calls[name];
+}
+
+__attribute__((destructor)) static void list_calls() {
+    const char *path = getenv("KTO_STANDIN_COUNTS");
+    FILE *file = path != nullptr ? fopen(path, "a") : nullptr;
+    if (file == nullptr) return;
+    for (const auto &call : calls) fprintf(file, "%s %d\n", call.first.c_str(), call.second);
+    fclose(file);
+}
+
 // Whether the environment asks this call to fail.
 static bool injected(const char *name) {
-    static std::map<std::string, int> calls;
     static const char *const which = getenv("KTO_STANDIN_FAIL");
-    if (which == nullptr) return false;
-    return std::string(name) + ":" + std::to_string(++calls[name]) == which;
+    const int call = count_call(name);
+    return which != nullptr && std::string(name) + ":" + std::to_string(call) == which;
 }
 
 #define ENTER(name, error)                                                                                             \

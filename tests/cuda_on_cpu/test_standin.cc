@@ -274,6 +274,41 @@ void product_refusals() {
                          nullptr) == CUBLAS_STATUS_INVALID_VALUE,
           "an alignment that was not promised");
 }
+// Of op(a) [8, 4] and b [4, columns], by an algorithm that was chosen for 6 columns, and checked for these where
+// `checked`.
+void product_of_columns(uint64_t columns, bool checked) {
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulHeuristicResult_t result, of_check;
+    int count = 0;
+    cublasLtCreate(&handle);
+    cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatrixLayoutCreate(&a, CUDA_R_32F, 8, 4, 8);
+    cublasLtMatrixLayoutCreate(&b, CUDA_R_32F, 4, 6, 4);
+    cublasLtMatrixLayoutCreate(&c, CUDA_R_32F, 8, 6, 8);
+    cublasLtMatmulPreferenceCreate(&preference);
+    const uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none);
+    cublasLtMatmulAlgoGetHeuristic(handle, operation, a, b, c, c, preference, 1, &result, &count);
+    for (cublasLtMatrixLayout_t layout : {b, c})
+        cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_COLS, &columns, sizeof columns);
+    if (checked)
+        check(cublasLtMatmulAlgoCheck(handle, operation, a, b, c, c, &result.algo, &of_check) == CUBLAS_STATUS_SUCCESS,
+              "the check of other columns");
+    const float one = 1, zero = 0;
+    float *x = device_floats(32), *y = device_floats(24), *z = device_floats(48);
+    check(cublasLtMatmul(handle, operation, &one, x, a, y, b, &zero, z, c, z, c, &result.algo, nullptr, 0, nullptr) ==
+              CUBLAS_STATUS_SUCCESS,
+          "a product of other columns");
+}
+void unchecked_product() {
+    product_of_columns(5, false);
+}
+void checked_product() {
+    product_of_columns(5, true);
+}
 void product_that_may_vary() {
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t operation;
@@ -326,6 +361,10 @@ const Case cases[] = {
     {"a lost device", lost_device, nullptr, "KTO_STANDIN_FAIL=launch:1"},
     {"no memory", good_kernel, "wrong: cudaMalloc", "KTO_STANDIN_FAIL=cudaMalloc:1"},
     {"refused products", product_refusals, nullptr, nullptr},
+    {"a product of other columns", checked_product, nullptr, nullptr},
+    {"a product of other columns, chosen only", checked_product, "wrong: the check of other columns",
+     "KTO_STANDIN_CHOSEN_ONLY=1"},
+    {"a product of other columns, not checked", unchecked_product, "neither chosen nor checked for its shape", nullptr},
     {"a product whose bits may vary", product_that_may_vary, "partial sums in the output's type", nullptr},
 };
 

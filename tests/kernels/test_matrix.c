@@ -1,6 +1,7 @@
 // The matrix ops of a backend (argv[1], default "cpu") against plain fp64 loops, in fp32 and bf16, and against central
 // differences. Tolerances are rounding bounds: a sum of k products in fp32 errs by at most about (k + 1) u sum |a b|,
-// and the result's rounding to T adds its unit. So each fp64 loop also returns the sum of magnitudes.
+// and the result's rounding to T adds its unit. So each fp64 loop also returns the sum of magnitudes. A product that is
+// added to what is there may be rounded to T before (kernels/backend.h): that adds the unit of the product.
 #include "ops.h"
 
 static const Backend *backend;
@@ -10,6 +11,11 @@ static Ops matrix_open(DType dtype, int threads, DeviceShapes shapes) {
     Ops ops = ops_open(backend, dtype, threads);
     CHECK(backend->reserve(ops.device, &shapes));
     return ops;
+}
+
+// The roundings to T of before + product. (1.01: the terms' own errors are rounded along.)
+static double added_error(const Ops *ops, double before, double product) {
+    return 1.01 * ops_unit(ops) * (fabs(before + product) + (before != 0 ? fabs(product) : 0));
 }
 
 // --- linear ---
@@ -59,15 +65,15 @@ static void check_linear(DType dtype, Sizes s, bool with_bias) {
         CHECK(backend->linear_backward(ops.device, &layer, device_dy, device_dx, s.n, accumulate));
         for (int32_t i = 0; i < s.n; i++)
             for (int32_t f = 0; f < s.in; f++) {
-                double sum = accumulate ? dx[(size_t)i * s.in + f] : 0, size = fabs(sum);
+                double before = accumulate ? dx[(size_t)i * s.in + f] : 0, product = 0, size = fabs(before);
                 for (int32_t o = 0; o < s.out; o++) {
                     double term = (double)dy[(size_t)i * s.out + o] * weight[(size_t)o * s.in + f];
-                    sum += term;
+                    product += term;
                     size += fabs(term);
                 }
-                want[(size_t)i * s.in + f] = sum;
+                want[(size_t)i * s.in + f] = before + product;
                 tolerance[(size_t)i * s.in + f] =
-                    (s.out + 2) * UNIT_F32 * size + ops_unit(&ops) * fabs(sum) * 1.01 + TINY;
+                    (s.out + 2) * UNIT_F32 * size + added_error(&ops, before, product) + TINY;
             }
         got = ops_values(&ops, device_dx, nx);
         expect_close(accumulate ? "linear_backward, dx +=" : "linear_backward, dx =", got, want, tolerance, nx);
@@ -228,14 +234,14 @@ static void check_lora(DType dtype, LoraCase c) {
         tolerance = ops_host(n * out * sizeof *tolerance);
         for (size_t i = 0; i < n; i++)
             for (size_t o = 0; o < out; o++) {
-                double sum = t.y[m][i * out + o], size = fabs(sum);
+                double before = t.y[m][i * out + o], product = 0, size = fabs(before);
                 for (size_t j = 0; j < r; j++) {
                     double term = scale * h[i * rank + (size_t)m * r + j] * t.b[m][o * r + j];
-                    sum += term;
+                    product += term;
                     size += fabs(term);
                 }
-                want[i * out + o] = sum;
-                tolerance[i * out + o] = (c.r + 3) * UNIT_F32 * size + unit * fabs(sum) * 1.01 + TINY;
+                want[i * out + o] = before + product;
+                tolerance[i * out + o] = (c.r + 3) * UNIT_F32 * size + added_error(&t.ops, before, product) + TINY;
             }
         float *y = ops_values(&t.ops, t.device_y[m], n * out);
         expect_close("lora y", y, want, tolerance, n * out);
@@ -301,14 +307,15 @@ static void check_lora(DType dtype, LoraCase c) {
     tolerance = ops_host(n * in * sizeof *tolerance);
     for (size_t i = 0; i < n; i++)
         for (size_t f = 0; f < in; f++) {
-            double sum = t.dx[i * in + f], size = fabs(sum);
+            double before = t.dx[i * in + f], product = 0, size = fabs(before);
             for (size_t j = 0; j < rank; j++) {
                 double factor = lora_mask(&t, (int32_t)i, (int)(j / r), (int32_t)f) * t.a[j * in + f];
-                sum += factor * dh[i * rank + j];
+                product += factor * dh[i * rank + j];
                 size += fabs(factor) * dh_size[i * rank + j];
             }
-            want[i * in + f] = sum;
-            tolerance[i * in + f] = (t.rank + widest + 6) * UNIT_F32 * size + unit * fabs(sum) * 1.01 + TINY;
+            want[i * in + f] = before + product;
+            tolerance[i * in + f] =
+                (t.rank + widest + 6) * UNIT_F32 * size + added_error(&t.ops, before, product) + TINY;
         }
     float *dx = ops_values(&t.ops, t.device_dx, n * in);
     expect_close("lora dx", dx, want, tolerance, n * in);
@@ -654,6 +661,92 @@ static void same_bits(void **state) {
     }
 }
 
+// --- counts of tokens that change ---
+
+typedef struct Values {
+    float *values;
+    size_t count;
+} Values;
+
+static void append(Values *to, float *values, size_t count) { // and frees `values`
+    memcpy(to->values + to->count, values, count * sizeof *values);
+    to->count += count;
+    free(values);
+}
+
+// What LoRA and the layer, forward and backward, make of the first n tokens. The caller frees .values.
+static Values products(LoraTest *t, const Linear *layer, int32_t n) {
+    const Ops *ops = &t->ops;
+    Device *device = ops->device;
+    const size_t nx = (size_t)(n * t->c.in), ny = (size_t)(n * layer->out);
+    const size_t na = (size_t)(t->rank * t->c.in), nb = (size_t)(layer->out * t->c.r);
+    void *y = t->device_y[0], *dy = t->device_dy[0], *dx = t->device_dx;
+    Values out = {ops_host((2 * ny + 3 * nx + na + nb) * sizeof(float)), 0};
+    ops_store(ops, y, t->y[0], ny);
+    ops_store(ops, dx, t->dx, nx);
+    CHECK(backend->upload(device, t->device_da, t->da, na * sizeof(float)));
+    CHECK(backend->upload(device, t->device_db[0], t->db[0], nb * sizeof(float)));
+    CHECK(backend->lora(device, &t->group, &t->dropout, t->device_x, t->device_h, t->device_y, n));
+    CHECK(backend->lora_backward(device, &t->group, &t->dropout, t->device_x, t->device_h,
+                                 (const void *const *)t->device_dy, dx, n));
+    append(&out, ops_values(ops, y, ny), ny);
+    append(&out, ops_values(ops, dx, nx), nx);
+    append(&out, ops_floats(ops, t->device_da, na), na);
+    append(&out, ops_floats(ops, t->device_db[0], nb), nb);
+    CHECK(backend->linear(device, layer, t->device_x, y, n));
+    append(&out, ops_values(ops, y, ny), ny);
+    for (int accumulate = 0; accumulate < 2; accumulate++) {
+        CHECK(backend->linear_backward(device, layer, dy, dx, n, accumulate));
+        append(&out, ops_values(ops, dx, nx), nx);
+    }
+    return out;
+}
+
+enum { MOST_TOKENS = 384 };
+
+// A device with a LoRA module and a layer of the same shape.
+static LoraTest products_open(DType dtype, Linear *layer) {
+    const LoraCase c = {1, MOST_TOKENS, 72, 4, {100}, 0, false};
+    LoraTest t = lora_make(dtype, c, 0);
+    float *w = ops_random(&t.ops, 7200, 1, 71), *bias = ops_random(&t.ops, 100, 1, 72);
+    *layer = (Linear){.weight = ops_array(&t.ops, w, 7200), .bias = ops_array(&t.ops, bias, 100), .in = 72, .out = 100};
+    free(w);
+    free(bias);
+    return t;
+}
+
+static void products_close(LoraTest *t, const Linear *layer) {
+    ops_free(&t->ops, (void *)layer->weight);
+    ops_free(&t->ops, (void *)layer->bias);
+    lora_free(t);
+}
+
+// A product's bits do not depend on what its device computed before, nor on whether it was warmed up: a resumed run
+// starts with another batch. The counts lie on and around the ends of ranges that share an algorithm on a GPU.
+static void any_order(void **state) {
+    (void)state;
+    static const int32_t counts[] = {300, 1, 3, 64, 65, 128, 129, 2, 257, MOST_TOKENS, 33, 300, 5};
+    for (int dtype = 0; dtype < 2; dtype++)
+        for (int warm = 0; warm < 2; warm++) {
+            Linear layer, again;
+            LoraTest used = products_open((DType)dtype, &layer);
+            if (warm && backend->warm != NULL) {
+                backend->warm(used.ops.device, MOST_TOKENS);
+                free(products(&used, &layer, MOST_TOKENS).values);
+                backend->warm(used.ops.device, 0);
+            }
+            for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+                LoraTest fresh = products_open((DType)dtype, &again);
+                Values got = products(&used, &layer, counts[i]), want = products(&fresh, &again, counts[i]);
+                expect_same_bits("after other counts", got.values, want.values, want.count);
+                products_close(&fresh, &again);
+                free(got.values);
+                free(want.values);
+            }
+            products_close(&used, &layer);
+        }
+}
+
 // --- few rows, as decoding has them ---
 
 enum { FEW = 64, MORE = FEW + 2 }; // the CPU promises: up to FEW rows a row's bits do not depend on the others
@@ -757,10 +850,10 @@ static void few_lora_rows(void **state) {
 int main(int argc, char **argv) {
     backend = ops_backend(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linear),           cmocka_unit_test(lora),         cmocka_unit_test(lora_differences),
-        cmocka_unit_test(lora_without_dx),  cmocka_unit_test(dropout_mean), cmocka_unit_test(head),
-        cmocka_unit_test(head_differences), cmocka_unit_test(same_bits),    cmocka_unit_test(few_rows),
-        cmocka_unit_test(few_lora_rows),
+        cmocka_unit_test(linear),           cmocka_unit_test(lora),          cmocka_unit_test(lora_differences),
+        cmocka_unit_test(lora_without_dx),  cmocka_unit_test(dropout_mean),  cmocka_unit_test(head),
+        cmocka_unit_test(head_differences), cmocka_unit_test(same_bits),     cmocka_unit_test(any_order),
+        cmocka_unit_test(few_rows),         cmocka_unit_test(few_lora_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -84,8 +84,10 @@ int lane();
 void copy_begin(void *to, const void *from, size_t bytes, bool valid);
 void copies_commit();
 void copies_wait(size_t pending);
-// For the stand-in's libraries: work in stream order, with device memory open to it; and checks of their pointers.
+// For the stand-in's libraries: work in stream order, with device memory open to it; checks of their pointers; and how
+// often a function has been called, this time included (KTO_STANDIN_COUNTS).
 void enqueue(cudaStream_t stream, std::function<void()> work);
+int count_call(const char *name);
 bool is_device(const void *pointer);
 bool kernels_may_use(const void *pointer); // device, managed and pinned memory
 void check_span(const void *pointer, size_t bytes, const char *what);
