@@ -28,7 +28,8 @@ rm -rf "$root/kto"
 git -C "$source" bundle create --quiet "$root/kto.bundle" HEAD
 inside git clone --quiet /kto.bundle /kto
 if (($# == 0)); then inside sh -c 'cd kto && tools/demo'; fi
-inside sh -c 'cd kto && tools/test "$@"' sh "$@" | tee "$root/test.log"
+# (Not the test that asks for this proof.)
+inside sh -c 'cd kto && tools/test -E package/bare-proven "$@"' sh "$@" | tee "$root/test.log"
 if inside sh -c 'command -v ssh rsh'; then
     echo "an ssh came with the packages after all"
     exit 1
