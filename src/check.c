@@ -5,6 +5,7 @@
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/base/text.h"
 #include "src/roofline.h"
 #include "src/stop.h"
 
@@ -95,10 +96,11 @@ static void describe_time(const Estimate *e, const RooflineDevice *device) {
     roofline_work(&e->model, &e->options, &e->tokens, &work);
     const double step = roofline_seconds(device, e->options.device.dtype, &work, seconds);
     const int64_t steps = run_total_steps(e->run);
-    log_info(
-        "%-8s %.3g s a step by the roofline of docs/speed.md, %.0f tokens/s over %d rank%s; %lld steps take %.3g min",
-        "time", step, (e->tokens.prefix + e->tokens.policy + e->tokens.kl) * e->run->comm->size / step,
-        e->run->comm->size, e->run->comm->size == 1 ? "" : "s", (long long)steps, step * (double)steps / 60);
+    char one[32], all[32];
+    log_info("%-8s %s a step by the roofline of docs/speed.md, %.0f tokens/s over %d rank%s; %lld steps take %s",
+             "time", duration_text(step, one),
+             (e->tokens.prefix + e->tokens.policy + e->tokens.kl) * e->run->comm->size / step, e->run->comm->size,
+             e->run->comm->size == 1 ? "" : "s", (long long)steps, duration_text(step * (double)steps, all));
     for (int i = 0; i < ROOFLINE_CLASSES; i++)
         log_info("%-8s   %-26s %9.2f ms  %9.3f TFLOP  %8.3f GB", "", roofline_class_names[i], seconds[i] * 1e3,
                  work.flops[i] / 1e12, work.bytes[i] / 1e9);

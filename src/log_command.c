@@ -85,17 +85,6 @@ static Status end_output(void) {
 
 // --- small words ----------------------------------------------------------------------------------------------------
 
-static const char *seconds_text(double seconds, char out[32]) {
-    const long long whole = (long long)seconds;
-    if (seconds < 60)
-        snprintf(out, 32, "%.1f s", seconds);
-    else if (seconds < 3600)
-        snprintf(out, 32, "%lld min %02lld s", whole / 60, whole % 60);
-    else
-        snprintf(out, 32, "%lld h %02lld min", whole / 3600, whole / 60 % 60);
-    return out;
-}
-
 static const char *number_text(double value, char out[32]) {
     if (isnan(value)) return "-";
     snprintf(out, 32, fabs(value) >= 1e-2 && fabs(value) < 1e5 ? "%.4f" : value == 0 ? "%.0f" : "%.3e", value);
@@ -181,16 +170,16 @@ static void tell_state(const LoggedRun *run) {
     const double seconds = logged_run_seconds(run);
     switch (run->state) {
     case RUN_FINISHED:
-        printf("  state     finished: %lld steps in %s\n", (long long)step, seconds_text(seconds, time));
+        printf("  state     finished: %lld steps in %s\n", (long long)step, duration_text(seconds, time));
         return;
     case RUN_STOPPED:
         printf("  state     stopped at step %s after %s; the same command goes on\n", steps_text(run, steps),
-               seconds_text(seconds, time));
+               duration_text(seconds, time));
         return;
     case RUN_GOING:
-        printf("  state     going on: step %s after %s", steps_text(run, steps), seconds_text(seconds, time));
+        printf("  state     going on: step %s after %s", steps_text(run, steps), duration_text(seconds, time));
         const int64_t left = logged_run_total_steps(run) - step;
-        if (left > 0) printf(", about %s left", seconds_text(seconds / (double)count * (double)left, time));
+        if (left > 0) printf(", about %s left", duration_text(seconds / (double)count * (double)left, time));
         printf("\n");
         return;
     }

@@ -7,6 +7,7 @@
 #include "src/base/hash.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/base/text.h"
 #include "src/optim.h"
 #include "src/stop.h"
 #include "src/version.h"
@@ -139,10 +140,16 @@ static Status save_adapter(Training *t) {
 static Status refuse_other_run(const Training *t, const Config *saved, const char *where) {
     char key[64], a[256], b[256];
     if (config_same_run(saved, &t->run.config, key, a, b)) return STATUS_OK;
+    const char *output = t->run.config.train.output_dir;
+    if (file_exists(t->path_adapter))
+        return error_set(STATUS_USAGE,
+                         "%s: %s holds another run: %s was %s and is now %s; that run is finished: to go on from its "
+                         "result, set lora.init = \"%s\" and another train.output_dir",
+                         where, output, key, a, b, t->path_adapter);
     return error_set(STATUS_USAGE,
                      "%s: %s holds another run: %s was %s and is now %s; choose another train.output_dir or "
                      "restore the value",
-                     where, t->run.config.train.output_dir, key, a, b);
+                     where, output, key, a, b);
 }
 
 // Rank 0: the folder, its lock, and a configuration that belongs to this run.
@@ -288,11 +295,12 @@ static void show_step(const Training *t, const MetricsRow *row) {
     const int64_t left = t->total_steps - row->step;
     const double per_step = (row->time - t->started) / (double)(row->step - t->first_step);
     const int seconds = (int)(per_step * (double)left);
-    char text[256], z0[32] = "";
-    if (t->run.config.kto.loss_type == LOSS_KTO) snprintf(z0, sizeof z0, "z0 %.3f  ", row->kl);
-    snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %smargin %+.3f  %.0f tokens/s  %d:%02d:%02d left",
-             (long long)row->step, (long long)t->total_steps, row->loss, z0, row->rewards_margins,
-             row->tokens_per_second, seconds / 3600, seconds / 60 % 60, seconds % 60);
+    char text[256], z0[64] = "", kl[32], loss[32], margin[32];
+    if (t->run.config.kto.loss_type == LOSS_KTO) snprintf(z0, sizeof z0, "z0 %s  ", figure_text(row->kl, 3, false, kl));
+    snprintf(text, sizeof text, "step %lld/%lld  loss %s  %smargin %s  %.0f tokens/s  %d:%02d:%02d left",
+             (long long)row->step, (long long)t->total_steps, figure_text(row->loss, 4, false, loss), z0,
+             figure_text(row->rewards_margins, 3, true, margin), row->tokens_per_second, seconds / 3600,
+             seconds / 60 % 60, seconds % 60);
     if (!log_is_terminal()) {
         if (row->step % t->run.config.train.logging_steps == 0) log_info("%s", text);
         return;
@@ -324,8 +332,10 @@ static Status run_evaluation(Training *t) {
     t->last_eval = row;
     t->evaluated_step = row.step;
     if (!(row.loss >= t->progress.best_eval)) t->progress.best_eval = row.loss;
-    log_info("eval at step %lld: loss %.4f  margin %+.3f  accuracy %.3f  (%.1f s)", (long long)row.step, row.loss,
-             row.rewards_margins, row.rewards_accuracies, row.step_seconds);
+    char loss[32], margin[32], accuracy[32];
+    log_info("eval at step %lld: loss %s  margin %s  accuracy %s  (%.1f s)", (long long)row.step,
+             figure_text(row.loss, 4, false, loss), figure_text(row.rewards_margins, 3, true, margin),
+             figure_text(row.rewards_accuracies, 3, false, accuracy), row.step_seconds);
     return append_row(t, METRICS_EVAL, &row);
 }
 
@@ -478,8 +488,10 @@ static void describe_end(const Training *t) {
     const double seconds = clock_unix_seconds() - t->started;
     log_info("%-8s %lld steps in %.1f s, %.0f tokens/s", "done", (long long)(t->progress.step - t->first_step), seconds,
              t->trained_tokens / seconds);
+    char loss[32], margin[32];
     if (t->last_eval.step > 0)
-        log_info("%-8s loss %.4f, reward margin %+.3f", "eval", t->last_eval.loss, t->last_eval.rewards_margins);
+        log_info("%-8s loss %s, reward margin %s", "eval", figure_text(t->last_eval.loss, 4, false, loss),
+                 figure_text(t->last_eval.rewards_margins, 3, true, margin));
     log_info("%-8s %s (curves, %.2f %% of the time), %s (whole state)", "files", t->path_metrics,
              100 * t->append_seconds / seconds, t->path_checkpoints);
 }
