@@ -24,18 +24,18 @@ debian_make
 inside apt-get -qq -y --no-install-recommends install git >/dev/null
 # openmpi-bin depends on an ssh client, but containers are often without one.
 printf 'path-exclude=/usr/bin/%s\n' ssh slogin >"$root/etc/dpkg/dpkg.cfg.d/no-ssh"
-rm -rf "$root/kto"
+rm -rf "$root/root/kto.c"
 git -C "$source" bundle create --quiet "$root/kto.bundle" HEAD
-inside git clone --quiet /kto.bundle /kto
-if (($# == 0)); then inside sh -c 'cd kto && tools/demo'; fi
+inside git clone --quiet /kto.bundle /root/kto.c
+if (($# == 0)); then inside sh -c 'cd /root/kto.c && tools/demo'; fi
 # (Not the test that asks for this proof.)
-inside sh -c 'cd kto && tools/test -E package/bare-proven "$@"' sh "$@" | tee "$root/test.log"
+inside sh -c 'cd /root/kto.c && tools/test -E package/bare-proven "$@"' sh "$@" | tee "$root/test.log"
 if inside sh -c 'command -v ssh rsh'; then
     echo "an ssh came with the packages after all"
     exit 1
 fi
 if (($# == 0)); then
-    printf '%s tools/setup.sh of %s, %s: %s\n' "$(setup_hash "$root/kto/tools/setup.sh")" "$(git -C "$source" rev-parse --short HEAD)" \
+    printf '%s tools/setup.sh of %s, %s: %s\n' "$(setup_hash "$root/root/kto.c/tools/setup.sh")" "$(git -C "$source" rev-parse --short HEAD)" \
         "$(. "$root/etc/os-release" && echo "$PRETTY_NAME")" "$(grep -o '[0-9]*% tests passed.*' "$root/test.log")" >"$here/bare.proven"
     cat "$here/bare.proven"
 fi
