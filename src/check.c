@@ -24,7 +24,8 @@ typedef struct Estimate {
 
 // Adds a micro-batch of rows[slot[0 .. count)]. A prefix shared by several prompts counts as many keys a token as the
 // prompts' tokens have on average: a little too many, as it is their start.
-static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int32_t *slot, int32_t count, bool share) {
+static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int32_t *slot, int32_t count, bool share,
+                            int32_t *scratch) {
     double apart = 0, apart_keys = 0;
     for (int32_t i = 0; i < count; i++) {
         const BatchRow *row = &rows[slot[i]];
@@ -36,7 +37,7 @@ static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int
             *(row->completion[c].role == ROLE_KL ? &sum->kl_keys : &sum->policy_keys) += keys;
         }
     }
-    const TokenCount tokens = batch_count(rows, slot, count, ROLES_ALL, share);
+    const TokenCount tokens = batch_count(rows, slot, count, ROLES_ALL, share, scratch);
     sum->prefix += (double)tokens.prefix;
     sum->policy += (double)tokens.policy;
     sum->kl += (double)tokens.kl;
@@ -61,7 +62,7 @@ static Status measure_tokens(const Run *run, RooflineTokens *out) {
             status = batch_plan(rows, dataset_batch_rows(data, batch), &options, &plan);
             for (int32_t i = 0; i < plan.micro_count && status == STATUS_OK; i++)
                 add_micro_batch(out, rows, plan.slot + plan.micro_first[i],
-                                plan.micro_first[i + 1] - plan.micro_first[i], options.share);
+                                plan.micro_first[i + 1] - plan.micro_first[i], options.share, plan.scratch);
             out->two_pass |= plan.two_pass;
         }
     }

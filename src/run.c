@@ -309,8 +309,8 @@ Status run_measure_layout(const Run *run, const Dataset *dataset, int first_rank
             status = batch_plan(rows, dataset_batch_rows(dataset, batch), &options, &plan);
             for (int32_t i = 0; i < plan.micro_count && status == STATUS_OK; i++) {
                 const int32_t *slot = plan.slot + plan.micro_first[i];
-                const TokenCount tokens =
-                    batch_count(rows, slot, plan.micro_first[i + 1] - plan.micro_first[i], ROLES_ALL, options.share);
+                const TokenCount tokens = batch_count(rows, slot, plan.micro_first[i + 1] - plan.micro_first[i],
+                                                      ROLES_ALL, options.share, plan.scratch);
                 const int64_t keep = tokens.prefix + tokens.policy, all = keep + tokens.kl;
                 size->keep = keep > size->keep ? keep : size->keep;
                 size->all = all > size->all ? all : size->all;
