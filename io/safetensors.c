@@ -467,7 +467,7 @@ static const char *dtype_of(const Tensor *tensor) {
     return tensor->dtype != NULL ? tensor->dtype : words[tensor->type];
 }
 
-static size_t element_bytes(const Tensor *tensor) {
+size_t tensor_element_bytes(const Tensor *tensor) {
     const char *dtype = dtype_of(tensor);
     for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++)
         if (strcmp(dtype, dtypes[i].name) == 0) return dtypes[i].bytes;
@@ -481,7 +481,7 @@ static int64_t element_count(const Tensor *tensor) {
 }
 
 size_t tensor_bytes(const Tensor *tensor) {
-    return (size_t)element_count(tensor) * element_bytes(tensor);
+    return (size_t)element_count(tensor) * tensor_element_bytes(tensor);
 }
 
 // What goes into one file: tensors[order[0 .. count)].
@@ -608,7 +608,7 @@ static void order_shard(const Tensor *tensors, int first, int end, int *order) {
     int n = 0;
     for (size_t width = 8; width > 0; width /= 2)
         for (int i = first; i < end; i++)
-            if (element_bytes(&tensors[i]) == width) order[n++] = i;
+            if (tensor_element_bytes(&tensors[i]) == width) order[n++] = i;
 }
 
 static Status write_index(const char *dir, const Tensor *tensors, const int *first, int shards) {
