@@ -27,16 +27,16 @@ static int32_t common_prefix(const BatchRow *a, const BatchRow *b) {
 
 // One walk over the trie of rows[slot[0 .. count)] (in prompt order) serves counting and laying out: `segment` is
 // called for every prefix segment, parents first, and `row` for every row with the segment its completions hang under.
-typedef struct Walk {
+typedef struct TrieWalk {
     const BatchRow *rows;
     const int32_t *slot;
     const int32_t *shared; // [count] shared[i] = common prefix of rows i-1 and i; NULL: share nothing
     int64_t prefix_tokens;
     MicroBatch *out; // NULL: count only
     int32_t *leaf;   // [count] the prefix segment of each row, -1 if none; with out
-} Walk;
+} TrieWalk;
 
-static int32_t add_segment(Walk *walk, int32_t row, int32_t from, int32_t to, int32_t parent) {
+static int32_t add_segment(TrieWalk *walk, int32_t row, int32_t from, int32_t to, int32_t parent) {
     if (to == from) return parent;
     int32_t first = (int32_t)walk->prefix_tokens;
     walk->prefix_tokens += to - from;
@@ -53,7 +53,7 @@ static int32_t add_segment(Walk *walk, int32_t row, int32_t from, int32_t to, in
 }
 
 // Rows [begin, end) agree on tokens [0, depth), which stand in segment `parent` and above.
-static void walk_range(Walk *walk, int32_t begin, int32_t end, int32_t depth, int32_t parent) {
+static void walk_range(TrieWalk *walk, int32_t begin, int32_t end, int32_t depth, int32_t parent) {
     while (true) {
         const int32_t last_length = prefix_length(&walk->rows[walk->slot[end - 1]]);
         int32_t common = last_length, parts = 1;
@@ -99,7 +99,7 @@ static int32_t keep_rows(const BatchRow *rows, const int32_t *slot, int32_t coun
     return n;
 }
 
-static void walk_rows(Walk *walk, int32_t count, bool share, int32_t *shared) {
+static void walk_rows(TrieWalk *walk, int32_t count, bool share, int32_t *shared) {
     if (count == 0) return;
     if (!share) {
         walk->shared = shared;
@@ -115,7 +115,7 @@ static void walk_rows(Walk *walk, int32_t count, bool share, int32_t *shared) {
 TokenCount batch_count(const BatchRow *rows, const int32_t *slot, int32_t count, unsigned roles, bool share,
                        int32_t *scratch) {
     TokenCount tokens = {0};
-    Walk walk = {.rows = rows, .slot = scratch};
+    TrieWalk walk = {.rows = rows, .slot = scratch};
     int32_t kept = keep_rows(rows, slot, count, roles, scratch);
     walk_rows(&walk, kept, share, scratch + kept);
     tokens.prefix = walk.prefix_tokens;
@@ -324,7 +324,7 @@ Status batch_layout(const BatchRow *rows, const int32_t *slot, int32_t count, un
     }
     out->segment_count = out->scored_count = 0;
     int32_t kept = keep_rows(rows, slot, count, roles, scratch);
-    Walk walk = {.rows = rows, .slot = scratch, .out = out, .leaf = scratch + 2 * (count + 1)};
+    TrieWalk walk = {.rows = rows, .slot = scratch, .out = out, .leaf = scratch + 2 * (count + 1)};
     walk_rows(&walk, kept, share, scratch + count + 1);
     out->n_prefix = out->n_total = (int32_t)walk.prefix_tokens;
     out->prefix_segments = out->segment_count;

@@ -557,16 +557,16 @@ void model_close(Model *model) {
 
 // What the rows of one run through the layers are. Rows [from, n) are what the last layer answers for: its queries,
 // output and MLP, the final norm and the head.
-typedef struct Run {
+typedef struct LayerRun {
     int32_t n, from;
     int64_t slot_rows; // rows from one layer's slot to the next; 0: every layer uses the first
     bool adapters;
     Dropout dropout;
     Attention attention, last_attention; // of all layers but the last, and of the last
     const int32_t *place;                // decoding: cache row of each row's key and value; else NULL
-} Run;
+} LayerRun;
 
-static void *kept(const Model *model, const Run *run, int kind, int layer) {
+static void *kept(const Model *model, const LayerRun *run, int kind, int layer) {
     const Slab *slab = &model->state->buffers.kept[kind];
     bool per_layer = kind == KEPT_X || !model->options.recompute;
     return slab->base + (per_layer ? (size_t)(layer * run->slot_rows) * slab->row_bytes : 0);
@@ -586,7 +586,7 @@ static Status linear_backward(Model *model, int layer, int target, const void *d
                                                    n, accumulate);
 }
 
-static Dropout dropout_from(const Run *run, int32_t row) {
+static Dropout dropout_from(const LayerRun *run, int32_t row) {
     Dropout dropout = run->dropout;
     if (dropout.p > 0) {
         dropout.owner += row;
@@ -596,7 +596,7 @@ static Dropout dropout_from(const Run *run, int32_t row) {
 }
 
 // y[target] += LoRA of x, for the group's targets; rows [row, row + n) of the run.
-static Status lora(Model *model, const Run *run, int layer, int group, const void *x, void *h,
+static Status lora(Model *model, const LayerRun *run, int layer, int group, const void *x, void *h,
                    void *const y[CONFIG_TARGETS_MAX], int32_t row, int32_t n) {
     const Group *g = &model->state->groups[layer][group];
     if (!run->adapters || g->lora.count == 0) return STATUS_OK;
@@ -606,7 +606,7 @@ static Status lora(Model *model, const Run *run, int layer, int group, const voi
     return model->options.backend->lora(model->device, &g->lora, &dropout, x, h, out, n);
 }
 
-static Status lora_backward(Model *model, const Run *run, int layer, int group, const void *x, const void *h,
+static Status lora_backward(Model *model, const LayerRun *run, int layer, int group, const void *x, const void *h,
                             const void *const dy[CONFIG_TARGETS_MAX], void *dx, int32_t row, int32_t n) {
     const Group *g = &model->state->groups[layer][group];
     if (g->lora.count == 0) return STATUS_OK;
@@ -617,7 +617,7 @@ static Status lora_backward(Model *model, const Run *run, int layer, int group, 
 }
 
 // From the layer's input (KEPT_X) and its norm (ONE_NORM) to ONE_DELTA, which the next norm adds to KEPT_X2.
-static Status layer_forward(Model *model, const Run *run, int l) {
+static Status layer_forward(Model *model, const LayerRun *run, int l) {
     const ModelConfig *c = &model->config;
     const Backend *backend = model->options.backend;
     struct ModelState *state = model->state;
@@ -668,7 +668,7 @@ static Status layer_forward(Model *model, const Run *run, int l) {
 }
 
 // All layers: tokens to the final norm (ONE_NORM) of rows [from, n).
-static Status layers_forward(Model *model, const Run *run) {
+static Status layers_forward(Model *model, const LayerRun *run) {
     const ModelConfig *c = &model->config;
     const Backend *backend = model->options.backend;
     struct ModelState *state = model->state;
@@ -689,7 +689,7 @@ static Status layers_forward(Model *model, const Run *run) {
 
 // Queries of the batch's first `segments` segments (all rows), and of those among them that are scored (rows counted
 // from the end of the prefixes).
-static Status make_queries(Model *model, const MicroBatch *batch, int32_t segments, Run *run) {
+static Status make_queries(Model *model, const MicroBatch *batch, int32_t segments, LayerRun *run) {
     struct ModelState *state = model->state;
     if (2 * segments > state->query_capacity) {
         free(state->queries);
@@ -721,11 +721,11 @@ static Status make_queries(Model *model, const MicroBatch *batch, int32_t segmen
 }
 
 // The rows that forward (all regions) or backward (the first two) run over.
-static Status prepare(Model *model, const MicroBatch *batch, const Pass *pass, bool backward, Run *out) {
-    *out = (Run){.n = backward ? batch->n_grad : batch->n_total,
-                 .from = batch->n_prefix,
-                 .adapters = pass->adapters,
-                 .slot_rows = pass->keep ? round_up(batch->n_grad, SLOT_ROWS_MULTIPLE) : 0};
+static Status prepare(Model *model, const MicroBatch *batch, const Pass *pass, bool backward, LayerRun *out) {
+    *out = (LayerRun){.n = backward ? batch->n_grad : batch->n_total,
+                      .from = batch->n_prefix,
+                      .adapters = pass->adapters,
+                      .slot_rows = pass->keep ? round_up(batch->n_grad, SLOT_ROWS_MULTIPLE) : 0};
     if (pass->dropout && pass->adapters)
         out->dropout = (Dropout){.p = (float)model->options.lora_dropout,
                                  .key = pass->dropout_key,
@@ -746,7 +746,7 @@ Status model_forward(Model *model, const MicroBatch *batch, const Pass *pass, co
     TRY(backend->upload(device, one(model, ONE_POSITION), batch->position, n * sizeof(int32_t)));
     TRY(backend->upload(device, one(model, ONE_OWNER), batch->owner, n * sizeof(int32_t)));
     TRY(backend->upload(device, one(model, ONE_TARGET), batch->target, scored * sizeof(int32_t)));
-    Run run;
+    LayerRun run;
     TRY(prepare(model, batch, pass, false, &run));
     TRY(layers_forward(model, &run));
     const int32_t n_y = pass->keep ? batch->n_grad - batch->n_prefix : 0;
@@ -765,7 +765,7 @@ static bool has_lora(const Model *model, int layer, int group) {
 }
 
 // ONE_DRES: from the gradient at the layer's output to the one at its input.
-static Status layer_backward(Model *model, const Run *run, int l) {
+static Status layer_backward(Model *model, const LayerRun *run, int l) {
     const ModelConfig *c = &model->config;
     const Backend *backend = model->options.backend;
     struct ModelState *state = model->state;
@@ -830,7 +830,7 @@ static Status layer_backward(Model *model, const Run *run, int l) {
 }
 
 // train.recompute = "layer": the layer's activations again, from its kept input.
-static Status layer_again(Model *model, const Run *run, int l) {
+static Status layer_again(Model *model, const LayerRun *run, int l) {
     void *x = kept(model, run, KEPT_X, l);
     TRY(model->options.backend->rmsnorm(model->device, x, NULL, model->state->layers[l].input_norm,
                                         model->config.rms_norm_eps, x, one(model, ONE_NORM),
@@ -844,7 +844,7 @@ Status model_backward(Model *model, const MicroBatch *batch, const Pass *pass, c
     Device *device = model->device;
     const int32_t n_y = batch->n_grad - batch->n_prefix;
     if (n_y == 0) return STATUS_OK;
-    Run run;
+    LayerRun run;
     TRY(prepare(model, batch, pass, true, &run));
     const size_t row_bytes = model->state->buffers.kept[KEPT_X].row_bytes;
     void *dres = one(model, ONE_DRES), *dnorm = one(model, ONE_DNORM);
@@ -918,7 +918,7 @@ Status model_decode(Model *model, const int32_t *tokens, const int32_t *position
     TRY(backend->upload(device, one(model, ONE_TOKEN), tokens, rows * sizeof *tokens));
     TRY(backend->upload(device, one(model, ONE_POSITION), position, rows * sizeof *position));
     TRY(backend->upload(device, one(model, ONE_TARGET), place, rows * sizeof *place));
-    Run run = {.n = n, .from = logits == NULL ? n : 0, .adapters = adapters, .place = one(model, ONE_TARGET)};
+    LayerRun run = {.n = n, .from = logits == NULL ? n : 0, .adapters = adapters, .place = one(model, ONE_TARGET)};
     run.attention = (Attention){.heads = c->heads,
                                 .kv_heads = c->kv_heads,
                                 .head_dim = c->head_dim,
