@@ -186,9 +186,10 @@ static Status run_check(Comm *comm, int argc, char **argv) {
         run.step.micro_batch_tokens = run.config.train.micro_batch_tokens;
         run.step.share_prefixes = run.config.data.share_prefixes;
         run_describe_rows(&run);
-        estimate.options = (ModelOptions){.device.dtype = run.config.model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32,
-                                          .lora_r = (int32_t)run.config.lora.r,
-                                          .recompute = run.config.train.recompute == 1};
+        estimate.options =
+            (ModelOptions){.device.dtype = run.config.model.dtype == MODEL_BFLOAT16 ? DTYPE_BF16 : DTYPE_F32,
+                           .lora_r = (int32_t)run.config.lora.r,
+                           .recompute = run.config.train.recompute == RECOMPUTE_LAYER};
         memcpy(estimate.options.lora_target, run.config.lora.target, sizeof estimate.options.lora_target);
         status = describe_cost(&estimate, device);
     }

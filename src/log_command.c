@@ -187,15 +187,14 @@ static void tell_state(const LoggedRun *run) {
 
 static void tell_model(const LoggedRun *run) {
     const Config *config = &run->config;
-    static const char *const dtypes[] = {"float32", "bfloat16"}, *const losses[] = {"kto", "apo_zero_unpaired"};
+    const char *unit = config->kto.loss_type == LOSS_DPO ? "pairs" : "rows";
     if (!run->has_config) return;
-    printf("  model     %s, %s; LoRA r %lld, alpha %g\n", config->model.path, dtypes[config->model.dtype == 1],
+    printf("  model     %s, %s; LoRA r %lld, alpha %g\n", config->model.path, config_word(config, "model.dtype"),
            (long long)config->lora.r, config->lora.alpha);
-    printf("  loss      %s, beta %g; learning rate %g, %lld rows a step\n",
-           config->kto.loss_type >= 0 && config->kto.loss_type < LENGTH(losses) ? losses[config->kto.loss_type] : "?",
-           config->kto.beta, config->train.learning_rate, (long long)config->train.global_batch_size);
-    printf("  rows      %s%s%s; %.0f rows seen in %.2f epochs\n", config->data.train,
-           config->data.eval[0] != '\0' ? ", evaluated on " : "", config->data.eval, sum_of(run, METRICS_rows),
+    printf("  loss      %s, beta %g; learning rate %g, %lld %s a step\n", config_word(config, "kto.loss_type"),
+           config->kto.beta, config->train.learning_rate, (long long)config->train.global_batch_size, unit);
+    printf("  rows      %s%s%s; %.0f %s seen in %.2f epochs\n", config->data.train,
+           config->data.eval[0] != '\0' ? ", evaluated on " : "", config->data.eval, sum_of(run, METRICS_rows), unit,
            last_value(run, METRICS_TRAIN, METRICS_epoch));
 }
 

@@ -40,23 +40,20 @@ static int choose_threads(const Comm *comm) {
 
 static ModelOptions model_options(const Run *run) {
     const Config *config = &run->config;
-    ModelOptions options = {.device = {.dtype = config->model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32,
+    ModelOptions options = {.device = {.dtype = config->model.dtype == MODEL_BFLOAT16 ? DTYPE_BF16 : DTYPE_F32,
                                        .threads = choose_threads(run->comm),
                                        .index = run->comm->node_rank},
                             .lora_r = (int32_t)config->lora.r,
                             .lora_alpha = config->lora.alpha,
                             .lora_dropout = config->lora.dropout,
-                            .recompute = config->train.recompute == 1,
-                            .paged_moments = config->train.optim == 1,
+                            .recompute = config->train.recompute == RECOMPUTE_LAYER,
+                            .paged_moments = config->train.optim == OPTIM_PAGED_ADAMW_32BIT,
                             .max_positions = 0};
     memcpy(options.lora_target, config->lora.target, sizeof options.lora_target);
     return options;
 }
 
 // --- the device -----------------------------------------------------------------------------------------------------
-
-enum { BACKEND_AUTO, BACKEND_CPU, BACKEND_CUDA };
-enum { COMM_AUTO, COMM_NCCL, COMM_MPI };
 
 static bool is_gpu(const DeviceInfo *info) {
     return info->id[0] != '\0';
@@ -227,7 +224,7 @@ static Status open_rows(Run *run, int32_t vocab) {
     const Config *config = &run->config;
     DatasetOptions options = {.max_length = config->data.max_length,
                               .max_prompt_length = config->data.max_prompt_length,
-                              .shuffle = config->data.order == 0,
+                              .shuffle = config->data.order == ORDER_SHUFFLE,
                               .skip_bad_rows = config->data.skip_bad_rows,
                               .need_kl = config->kto.loss_type == LOSS_KTO,
                               .pairs = config->kto.loss_type == LOSS_DPO,

@@ -60,6 +60,11 @@ grep -qi 'nan' "$WORK/out" && fail "kto log says nan"
 says '^  rewards_margins  *-  *-'
 log "$WORK/classes" --follow && says '^train step 1 .*  rewards_margins -  '
 
+# The words of a DPO run's configuration.
+train dpo 1 "$WORK/dpo" train.max_steps=2 train.eval_steps=0
+log "$WORK/dpo" || fail "exit code $?"
+says '^  loss      dpo, beta 0.*, [0-9]* pairs a step'
+
 wait_for() { # FILE, which the run makes
     until [[ -e $1 ]]; do
         kill -0 $trainer 2>/dev/null || fail "the run failed"
