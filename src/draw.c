@@ -1,7 +1,7 @@
 // See draw.h. Small models are drawn from as often as they are computed, so no sorting and no exp of the library here.
 #include "src/draw.h"
 
-#include <string.h>
+#include "src/base/exp.h"
 
 typedef struct Choice {
     float logit, weight;
@@ -11,27 +11,6 @@ typedef struct Choice {
 size_t draw_scratch(int32_t vocab) {
     const size_t bytes = (size_t)vocab * (sizeof(Choice) + sizeof(float));
     return (bytes + 63) / 64 * 64;
-}
-
-#define LEAST -87.0f // e to this is about the smallest float
-
-// e^x for LEAST <= x <= 0 to 2e-7 of its value, and e^LEAST below: 2^n times a polynomial of what is left of x (Cephes'
-// expf). With -fno-trapping-math (CMakeLists.txt) a loop of it becomes vector instructions.
-static inline float exp_below_1(float x) {
-    x = x > LEAST ? x : LEAST;
-    const int32_t n = (int32_t)(x * 1.44269504f - 0.5f);
-    const float r = x - (float)n * 0.693359375f + (float)n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const int32_t bits = (n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return p * power;
 }
 
 // Of equals the first.
@@ -44,11 +23,11 @@ static int32_t find_best(const float *logits, int32_t vocab) {
     return 0; // not a number
 }
 
-// weight[i] = e^((logits[i] - most) * factor), 0 where that is no float any more.
+// weight[i] = e^((logits[i] - most) * factor), 0 where that is no float any more. With -fno-trapping-math
+// (CMakeLists.txt) the loop becomes vector instructions.
 static void weigh(const float *logits, int32_t vocab, float most, float factor, float *weight) {
-    const float least = exp_below_1(LEAST);
 #pragma omp simd
-    for (int32_t i = 0; i < vocab; i++) weight[i] = exp_below_1((logits[i] - most) * factor) - least;
+    for (int32_t i = 0; i < vocab; i++) weight[i] = exp_nonpositive((logits[i] - most) * factor);
 }
 
 // The likelier first; of equals the smaller token.

@@ -364,8 +364,8 @@ static int32_t batch_of_step(Training *t, int64_t step) {
     const Dataset *dataset = &t->run.train;
     const int64_t epoch = (step - 1) / dataset->batch_count;
     if (epoch != t->epoch) {
-        dataset_epoch_order(dataset, t->run.config.data.order == ORDER_SHUFFLE, (uint64_t)t->run.config.train.seed, epoch,
-                            t->visit);
+        dataset_epoch_order(dataset, t->run.config.data.order == ORDER_SHUFFLE, (uint64_t)t->run.config.train.seed,
+                            epoch, t->visit);
         t->epoch = epoch;
     }
     return t->visit[(step - 1) % dataset->batch_count];
