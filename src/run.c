@@ -40,15 +40,21 @@ static int choose_threads(const Comm *comm) {
 
 static ModelOptions model_options(const Run *run) {
     const Config *config = &run->config;
-    ModelOptions options = {.device = {.dtype = config->model.dtype == MODEL_BFLOAT16 ? DTYPE_BF16 : DTYPE_F32,
-                                       .threads = choose_threads(run->comm),
-                                       .index = run->comm->node_rank},
-                            .lora_r = (int32_t)config->lora.r,
-                            .lora_alpha = config->lora.alpha,
-                            .lora_dropout = config->lora.dropout,
-                            .recompute = config->train.recompute == RECOMPUTE_LAYER,
-                            .paged_moments = config->train.optim == OPTIM_PAGED_ADAMW_32BIT,
-                            .max_positions = 0};
+    ModelOptions options = {
+        .device = {.dtype = config->model.dtype == MODEL_BFLOAT16 ? DTYPE_BF16 : DTYPE_F32,
+                   .threads = choose_threads(run->comm),
+                   .index = run->comm->node_rank,
+                   .weights_advice = config->model.dtype == MODEL_FLOAT32
+                                         ? "take a GPU with more memory, or set model.dtype = \"bfloat16\""
+                                         : "take a GPU with more memory",
+                   .memory_advice = "set a smaller train.micro_batch_tokens, or train.recompute = "
+                                    "\"layer\""},
+        .lora_r = (int32_t)config->lora.r,
+        .lora_alpha = config->lora.alpha,
+        .lora_dropout = config->lora.dropout,
+        .recompute = config->train.recompute == RECOMPUTE_LAYER,
+        .paged_moments = config->train.optim == OPTIM_PAGED_ADAMW_32BIT,
+        .max_positions = 0};
     memcpy(options.lora_target, config->lora.target, sizeof options.lora_target);
     return options;
 }
@@ -69,7 +75,10 @@ static Status open_backend(const char *name, ModelOptions *options) {
 // "auto" is a GPU where one opens. Where the module was built but gives none, that is said; a build without it is a CPU
 // build, and says nothing.
 static Status open_device(const Config *config, ModelOptions *options) {
-    if (config->device.backend == BACKEND_CUDA) return open_backend("cuda", options);
+    if (config->device.backend == BACKEND_CUDA) {
+        const Status status = open_backend("cuda", options);
+        return status == STATUS_OK ? status : error_advise(status, "device.backend = \"cpu\" computes on the CPU");
+    }
     if (config->device.backend == BACKEND_AUTO && module_exists("cuda")) {
         if (open_backend("cuda", options) == STATUS_OK) return STATUS_OK;
         log_info("%-8s the CPU, because: %s", "device", error_text());

@@ -335,7 +335,7 @@ static Status check_shape(const Attention *a) {
     if (a->head_dim <= ATTENTION_HEAD_DIM_MAX && a->heads / a->kv_heads <= ATTENTION_GROUP_MAX) return STATUS_OK;
     return error_set(STATUS_FAILED,
                      "attention with head_dim %d and %d query heads a key head is larger than the CUDA device takes "
-                     "(%d and %d); use another model, or device.backend = \"cpu\"",
+                     "(%d and %d); use another model, or the CPU",
                      a->head_dim, a->heads / a->kv_heads, ATTENTION_HEAD_DIM_MAX, ATTENTION_GROUP_MAX);
 }
 
