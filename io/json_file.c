@@ -78,16 +78,18 @@ json_t *json_foreign_load(const char *text, size_t bytes, size_t flags, json_err
 char *json_foreign_dump(const json_t *value, size_t flags) {
     char *text = json_dumps(value, flags);
     const char *mark = flags & JSON_ENSURE_ASCII ? MARK_ASCII : MARK;
-    char *to = text, *from = text;
-    for (char *found; text != NULL && (found = strstr(from, mark)) != NULL;) {
-        const size_t before = (size_t)(found - from);
-        memmove(to, from, before);
-        to += before;
-        from = found + strlen(mark);
-        const size_t number = strcspn(from, "\"");
-        memmove(to, from, number);
-        to += number;
-        from += number + 1;
+    char *to = text, *from = text; // what is before `to` is done, what is from `from` on is to be moved there
+    for (char *found = text; text != NULL && (found = strstr(found, mark)) != NULL;) {
+        char *number = found + strlen(mark);
+        const size_t length = strcspn(number, "\"");
+        if (is_beyond(number, length)) {
+            memmove(to, from, (size_t)(found - from));
+            to += found - from;
+            memmove(to, number, length);
+            to += length;
+            from = number + length + 1;
+        }
+        found = number + length;
     }
     if (to != from) memmove(to, from, strlen(from) + 1);
     return text;
