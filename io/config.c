@@ -802,6 +802,13 @@ static void value_text(const Option *option, const Config *config, char *out, si
     out[size - 1] = '\0';
 }
 
+const char *config_word(const Config *config, const char *key) {
+    for (int i = 0; i < OPTION_COUNT; i++)
+        if (OPTIONS[i].type == ENUM && strcmp(OPTIONS[i].key, key) == 0)
+            return OPTIONS[i].words[*(const int *)((const char *)config + OPTIONS[i].offset)];
+    return "";
+}
+
 bool config_same_run(const Config *saved, const Config *now, char key[64], char a[256], char b[256]) {
     key[0] = a[0] = b[0] = '\0';
     bool constant = saved->train.lr_scheduler_type == SCHEDULER_CONSTANT;

@@ -8,18 +8,25 @@
 
 #define CONFIG_TEXT_MAX 1024 // of a string value
 
+// The values of keys that take one of several words, in the order of the option table.
+typedef enum ModelDtype { MODEL_FLOAT32 = 0, MODEL_BFLOAT16 = 1 } ModelDtype;
+typedef enum RowOrder { ORDER_SHUFFLE = 0, ORDER_SEQUENTIAL = 1 } RowOrder;
+typedef enum Recompute { RECOMPUTE_NONE = 0, RECOMPUTE_LAYER = 1 } Recompute;
+typedef enum Optimizer { OPTIM_ADAMW = 0, OPTIM_PAGED_ADAMW_32BIT = 1 } Optimizer;
+typedef enum BackendChoice { BACKEND_AUTO = 0, BACKEND_CPU = 1, BACKEND_CUDA = 2 } BackendChoice;
+typedef enum CommChoice { COMM_AUTO = 0, COMM_NCCL = 1, COMM_MPI = 2 } CommChoice;
 typedef enum LossType { LOSS_KTO = 0, LOSS_APO_ZERO_UNPAIRED = 1, LOSS_DPO = 2 } LossType;
 typedef enum Scheduler { SCHEDULER_COSINE = 0, SCHEDULER_LINEAR = 1, SCHEDULER_CONSTANT = 2 } Scheduler;
 
 typedef struct Config {
     struct {
         char path[CONFIG_TEXT_MAX];
-        int dtype; // DType of kernels/backend.h: 0 float32, 1 bfloat16 (default)
+        int dtype; // ModelDtype
     } model;
     struct {
         char train[CONFIG_TEXT_MAX], eval[CONFIG_TEXT_MAX];
         int64_t max_length, max_prompt_length; // tokens; max_prompt_length 0: no limit
-        int order;                             // 0 shuffle, 1 sequential
+        int order;                             // RowOrder
         char chat_template[CONFIG_TEXT_MAX];   // "auto", "zephyr", "chatml", "llama-2"
         bool skip_bad_rows;
         char reference_cache[CONFIG_TEXT_MAX]; // a folder; "": the run directory
@@ -39,13 +46,13 @@ typedef struct Config {
     struct {
         char output_dir[CONFIG_TEXT_MAX];
         int64_t seed, global_batch_size, micro_batch_tokens;
-        int recompute; // 0 none, 1 layer
+        int recompute; // Recompute
         double num_train_epochs;
         int64_t max_steps; // -1: from num_train_epochs
         double learning_rate;
         int lr_scheduler_type; // Scheduler
         int64_t warmup_steps;
-        int optim; // 0 adamw, 1 paged_adamw_32bit
+        int optim; // Optimizer
         double weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm;
         int64_t logging_steps, eval_steps, save_steps, save_total_limit;
         char sample_prompts[CONFIG_TEXT_MAX];
@@ -55,8 +62,8 @@ typedef struct Config {
         bool swmr;
     } log;
     struct {
-        int backend; // 0 auto, 1 cpu, 2 cuda
-        int comm;    // 0 auto, 1 nccl, 2 mpi
+        int backend; // BackendChoice
+        int comm;    // CommChoice
         double timeout_seconds;
     } device;
 } Config;
@@ -76,6 +83,10 @@ Status config_parse(Config *out, const char *const *modules, const char *text, c
 // Every key with its value, as a libconfig file that config_parse reads back to the same struct. Caller frees.
 // Returns NULL when out of memory. (Not config_write: libconfig exports a function of that name.)
 char *config_text(const Config *config);
+
+// The word that a key out of several words has: config_word(config, "kto.loss_type") is "dpo". "" for any
+// other key.
+const char *config_word(const Config *config, const char *key);
 
 // The first key whose value differs and that changes a run's result ("" if none): key gets its name, a and b the
 // values' texts. Harmless keys: logging, saving, evaluation steps, sampling, what it runs on (backend, comm, recompute,

@@ -183,10 +183,9 @@ static Status open_group(hid_t file, const char *path, int group, hid_t *columns
     return STATUS_OK;
 }
 
-// `count` values of 8 bytes each from row `first` on; in memory they lie `stride` values apart.
+// `count` > 0 values of 8 bytes each from row `first` on; in memory they lie `stride` values apart.
 static Status access_rows(hid_t column, const char *path, int c, int64_t first, int64_t count, bool write, void *values,
                           hsize_t stride) {
-    if (count == 0) return STATUS_OK;
     const hsize_t start = (hsize_t)first, length = (hsize_t)count, zero = 0, span = (length - 1) * stride + 1;
     hid_t space = H5Dget_space(column), memory = H5Screate_simple(1, &span, NULL);
     bool good = space >= 0 && memory >= 0 &&
@@ -205,8 +204,9 @@ static Status access_rows(hid_t column, const char *path, int c, int64_t first, 
 // Appends rows[count] behind row `at`. The step comes last: a reader that goes by its length finds the others there.
 static Status write_rows(const hid_t *columns, const char *path, int64_t at, const MetricsRow *rows, int64_t count) {
     const hsize_t length = (hsize_t)(at + count);
-    for (int c = METRICS_COLUMN_COUNT - 1; c >= 0; c--) {
+    for (int c = METRICS_COLUMN_COUNT - 1; c >= 0; c--) { // (without rows there may be no array to point into)
         if (H5Dset_extent(columns[c], &length) < 0) return hdf5_error(STATUS_FAILED, path, "cannot be written");
+        if (count == 0) continue;
         TRY(access_rows(columns[c], path, c, at, count, true, (char *)rows + metrics_columns[c].offset, ROW_VALUES));
     }
     return STATUS_OK;
@@ -275,7 +275,7 @@ static Status count_rows(hid_t step_column, const char *path, int64_t first, int
 // Caller frees *rows.
 static Status read_rows(const hid_t *columns, const char *path, int64_t first, int64_t count, MetricsRow **rows) {
     TRY(MEMORY_ALLOC(*rows, count, path));
-    for (int c = 0; c < METRICS_COLUMN_COUNT; c++)
+    for (int c = 0; c < METRICS_COLUMN_COUNT && count > 0; c++)
         TRY(access_rows(columns[c], path, c, first, count, false, (char *)*rows + metrics_columns[c].offset,
                         ROW_VALUES));
     return STATUS_OK;

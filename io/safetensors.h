@@ -53,5 +53,6 @@ typedef Status (*TensorSource)(void *context, int index, const void **data);
 // the file, or what `source` returns.
 Status tensor_folder_write(const char *dir, const Tensor *tensors, int count, size_t shard_bytes, TensorSource source,
                            void *context, int *files);
-// Bytes of a tensor's data by its dtype or type, and shape.
+// Bytes of a tensor's data, and of one element, by its dtype or type, and shape.
 size_t tensor_bytes(const Tensor *tensor);
+size_t tensor_element_bytes(const Tensor *tensor);

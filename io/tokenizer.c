@@ -5,8 +5,7 @@
 //   2. each piece of text between them gets "▁" in front, and every space becomes "▁" (nothing is put before no text);
 //   3. added tokens marked "normalized" are cut out of the result (their own text having gone through step 2);
 //   4. what is left is merged: of all neighbours that can merge, the best-scored, then the leftmost; characters that
-//   the
-//      vocabulary lacks are spelt in bytes.
+//      the vocabulary lacks are spelt in bytes.
 // Reading the model file is io/sentencepiece.cc's; which text is tokenised how is src/data/dataset's.
 #include "io/tokenizer.h"
 #include "io/files.h"
@@ -248,7 +247,7 @@ static Status read_json(const char *dir, const char *name, char path[PATH_MAX], 
 
 // The text of a token given as "text" or {"content": "text"}; NULL if neither.
 static const char *token_text(const json_t *value) {
-    return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
+    return json_text(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
 static int32_t token_id(const Tokenizer *t, const char *text) {
@@ -607,8 +606,7 @@ static bool is_mark(const char *text, size_t bytes) {
 
 // Merges normalised text word by word: a run of "▁" and what follows up to the next. Nothing merges across their
 // borders, since no piece has "▁" behind another character; a run of unknown characters, which is one token, can cross
-// none either
-// ("▁" being a piece).
+// none either ("▁" being a piece).
 static Status encode_words(Encoding *e, const char *text, size_t bytes) {
     if (!e->t->mark_starts_word) return encode_word(e, text, bytes);
     for (size_t from = 0; from < bytes;) {

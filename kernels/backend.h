@@ -26,6 +26,8 @@ typedef struct DeviceOptions {
     DType dtype;
     int threads; // CPU: threads to use; 0: all this process may run on
     int index;   // GPU: this rank among those of its node; they take the visible GPUs in turn
+    // What the user can do when there is no room for weights, and for anything else; NULL: the message ends without.
+    const char *weights_advice, *memory_advice;
 } DeviceOptions;
 
 typedef struct DeviceInfo {
@@ -207,6 +209,9 @@ typedef struct Backend {
 
 extern const Backend backend_cpu;
 
-// The backend called `name`; NULL when there is none, and *why then says how to get it. "cuda" is a module that is
-// loaded when first asked for (src/base/module.h), so that the program starts on machines without a driver or toolkit.
+// The backend called `name`; NULL when there is none, or one that lacks an op, and *why then says so and how to get it.
+// "cuda" is a module that is loaded when first asked for (src/base/module.h), so that the program starts on machines
+// without a driver or toolkit.
 const Backend *backend_find(const char *name, const char **why);
+// The first op that a backend lacks, by its name in the table; NULL: it has all.
+const char *backend_missing(const Backend *backend);

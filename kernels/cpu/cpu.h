@@ -30,8 +30,7 @@ Status cpu_scratch(Device *device, size_t bytes, void **out);
 
 // --- gemm.c ---
 
-// Whether
-// bf16 operands are multiplied as bf16 (oneDNN's fast way on this CPU) or widened to fp32 first.
+// Whether bf16 operands are multiplied as bf16 (oneDNN's fast way on this CPU) or widened to fp32 first.
 bool gemm_multiplies_bf16(void);
 Status gemm_open(const MatrixOps *matrix, Gemm **out);
 void gemm_close(Gemm *gemm); // NULL is allowed

@@ -45,8 +45,7 @@ static void choose_tables(Device *device) {
 
 static Status cpu_open(const DeviceOptions *options, Device **out) {
     if (!has_isa(dnnl_cpu_isa_avx2))
-        return error_set(STATUS_FAILED,
-                         "device.backend = \"cpu\": this CPU (or ONEDNN_MAX_CPU_ISA) has no AVX2; use a newer one");
+        return error_set(STATUS_FAILED, "this CPU (or ONEDNN_MAX_CPU_ISA) has no AVX2; use a newer one");
     Device *device;
     TRY(MEMORY_ALLOC(device, 1, "the CPU device"));
     device->dtype = options->dtype;

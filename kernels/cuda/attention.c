@@ -92,7 +92,7 @@ static Status find_kernels(Device *device, int32_t group, int32_t head_dim, cons
     if (head_dim > ATTENTION_HEAD_DIM_MAX || group > ATTENTION_GROUP_MAX)
         return error_set(STATUS_FAILED,
                          "attention with head_dim %d and %d query heads a key head is larger than the CUDA device "
-                         "takes (%d and %d); use another model, or device.backend = \"cpu\"",
+                         "takes (%d and %d); use another model, or the CPU",
                          head_dim, group, ATTENTION_HEAD_DIM_MAX, ATTENTION_GROUP_MAX);
     int32_t i = 0;
     while (head_dim % plans->kernels[i]->head_dim_step != 0) i++; // the last takes every width

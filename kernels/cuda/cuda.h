@@ -17,8 +17,9 @@ typedef struct Mapped Mapped;                 // device.c: copies that map() mad
 
 struct Device {
     DType dtype;
-    int index;      // of the GPU
-    int capability; // compute capability, 10 * major + minor
+    const char *weights_advice, *memory_advice; // of DeviceOptions
+    int index;                                  // of the GPU
+    int capability;                             // compute capability, 10 * major + minor
     char name[256];
     char id[32];                       // PCI address
     size_t total_memory, shared_bytes; // shared_bytes: of shared memory, what a block may ask for

@@ -53,15 +53,13 @@ static Status find_device(Device *device) {
     if (error == cudaErrorInsufficientDriver) {
         cudaDriverGetVersion(&driver);
         return error_set(STATUS_FAILED,
-                         driver == 0 ? "device.backend = \"cuda\": no NVIDIA driver is loaded on this machine; use "
-                                       "\"cpu\", or a machine with a GPU"
-                                     : "device.backend = \"cuda\": the driver takes CUDA %d.%d, this program was built "
-                                       "with %d.%d; update the driver, or build with an older toolkit",
+                         driver == 0 ? "no NVIDIA driver is loaded on this machine"
+                                     : "the driver takes CUDA %d.%d, this program was built with %d.%d; update the "
+                                       "driver, or build with an older toolkit",
                          driver / 1000, driver / 10 % 100, CUDART_VERSION / 1000, CUDART_VERSION / 10 % 100);
     }
     if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
-        return error_set(STATUS_FAILED, "device.backend = \"cuda\": this machine has no GPU that the process may use "
-                                        "(CUDA_VISIBLE_DEVICES?); use \"cpu\"");
+        return error_set(STATUS_FAILED, "this machine has no GPU that the process may use (CUDA_VISIBLE_DEVICES?)");
     TRY(cuda_check(device, error, "cudaGetDeviceCount"));
     device->index %= count;
     struct cudaDeviceProp properties;
@@ -117,6 +115,8 @@ static Status cuda_open(const DeviceOptions *options, Device **out) {
     TRY(MEMORY_ALLOC(device, 1, "the CUDA device"));
     device->dtype = options->dtype;
     device->index = options->index;
+    device->weights_advice = options->weights_advice;
+    device->memory_advice = options->memory_advice;
     snprintf(device->name, sizeof device->name, "CUDA");
     Status status = open_parts(device);
     if (status != STATUS_OK) {
@@ -145,12 +145,10 @@ static Status out_of_memory(const Device *device, size_t bytes, const char *what
     size_t left = 0, total = 0;
     cudaGetLastError(); // a failed allocation is not sticky
     cudaMemGetInfo(&left, &total);
-    const char *advice = "set a smaller train.micro_batch_tokens, or train.recompute = \"layer\"";
-    if (strcmp(what, WEIGHTS) == 0)
-        advice = device->dtype == DTYPE_F32 ? "take a GPU with more memory, or set model.dtype = \"bfloat16\""
-                                            : "take a GPU with more memory";
-    return error_set(STATUS_FAILED, "%s (GPU %d): no room for %.0f MiB of %s: %.0f of its %.0f MiB are free; %s",
-                     device->name, device->index, MIB(bytes), what, MIB(left), MIB(total), advice);
+    const char *advice = strcmp(what, WEIGHTS) == 0 ? device->weights_advice : device->memory_advice;
+    return error_set(STATUS_FAILED, "%s (GPU %d): no room for %.0f MiB of %s: %.0f of its %.0f MiB are free%s%s",
+                     device->name, device->index, MIB(bytes), what, MIB(left), MIB(total), advice == NULL ? "" : "; ",
+                     advice == NULL ? "" : advice);
 }
 
 // At least one byte, so that every buffer has an address.

@@ -52,7 +52,10 @@ Status module_symbol(const char *name, const char *symbol, void **out) {
     if (access(path, R_OK) != 0) return error_set(STATUS_FAILED, "%s is not there", path);
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL); // dlopen counts: a second call gives the same module
     if (module == NULL) return error_set(STATUS_FAILED, "%s cannot be loaded: %s", path, dlerror());
+    const char *interface = dlsym(module, "kto_module_interface");
+    if (interface == NULL || strcmp(interface, KTO_MODULE_INTERFACE) != 0)
+        return error_set(STATUS_FAILED, "%s is of another version of kto", path);
     *out = dlsym(module, symbol);
-    if (*out == NULL) return error_set(STATUS_FAILED, "%s is of another version of kto: it has no %s", path, symbol);
+    if (*out == NULL) return error_set(STATUS_FAILED, "%s has no %s", path, symbol);
     return STATUS_OK;
 }

@@ -9,5 +9,6 @@
 bool module_exists(const char *name);
 
 // Loads module `name` (once a process) and sets *out to its `symbol`. STATUS_FAILED when the file is missing, cannot be
-// loaded (a library that it needs is not here: the text says which) or lacks the symbol.
+// loaded (a library that it needs is not here: the text says which), was built with other headers than this program
+// (CMakeLists.txt names those that count), so that its tables are laid out otherwise, or lacks the symbol.
 Status module_symbol(const char *name, const char *symbol, void **out);

@@ -1,6 +1,8 @@
 #include "src/base/text.h"
 
 #include <ctype.h>
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 // Two rows of the table at a time.
@@ -41,6 +43,25 @@ bool utf8_valid(const char *text, size_t bytes) {
         if (length == 0) return false;
     }
     return true;
+}
+
+const char *figure_text(double value, int decimals, bool plus, char out[32]) {
+    if (isnan(value)) return "-";
+    snprintf(out, 32, plus ? "%+.*f" : "%.*f", decimals, value);
+    return out;
+}
+
+const char *duration_text(double seconds, char out[32]) {
+    const long long whole = (long long)seconds;
+    if (seconds < 0.9995) // what rounds to 1000 ms is a second
+        snprintf(out, 32, "%.3g ms", seconds * 1e3);
+    else if (seconds < 60)
+        snprintf(out, 32, "%.1f s", seconds);
+    else if (seconds < 3600)
+        snprintf(out, 32, "%lld min %02lld s", whole / 60, whole % 60);
+    else
+        snprintf(out, 32, "%lld h %02lld min", whole / 3600, whole / 60 % 60);
+    return out;
 }
 
 void text_make_printable(char *text) {

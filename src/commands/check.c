@@ -1,7 +1,10 @@
 // `kto check`: what can be known before training.
 #include "src/commands/commands.h"
 
+#include "comm/stop.h"
 #include "src/base/log.h"
+#include "src/base/memory.h"
+#include "src/base/text.h"
 #include "src/data/plan_walk.h"
 #include "src/model/roofline.h"
 #include "src/setup/describe.h"
@@ -21,7 +24,8 @@ typedef struct Estimate {
 
 // Adds a micro-batch of rows[slot[0 .. count)]. A prefix shared by several prompts counts as many keys a token as the
 // prompts' tokens have on average: a little too many, as it is their start.
-static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int32_t *slot, int32_t count, bool share) {
+static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int32_t *slot, int32_t count, bool share,
+                            int32_t *scratch) {
     double apart = 0, apart_keys = 0;
     for (int32_t i = 0; i < count; i++) {
         const BatchRow *row = &rows[slot[i]];
@@ -33,7 +37,7 @@ static void add_micro_batch(RooflineTokens *sum, const BatchRow *rows, const int
             *(row->completion[c].role == ROLE_KL ? &sum->kl_keys : &sum->policy_keys) += keys;
         }
     }
-    const TokenCount tokens = batch_count(rows, slot, count, ROLES_ALL, share);
+    const TokenCount tokens = batch_count(rows, slot, count, ROLES_ALL, share, scratch);
     sum->prefix += (double)tokens.prefix;
     sum->policy += (double)tokens.policy;
     sum->kl += (double)tokens.kl;
@@ -47,7 +51,7 @@ static Status add_tokens(void *argument, int32_t batch, const BatchRow *rows, co
     RooflineTokens *sum = argument;
     for (int32_t i = 0; i < plan->micro_count; i++)
         add_micro_batch(sum, rows, plan->slot + plan->micro_first[i], plan->micro_first[i + 1] - plan->micro_first[i],
-                        options->share);
+                        options->share, plan->scratch);
     sum->two_pass |= plan->two_pass;
     return STATUS_OK;
 }
@@ -86,10 +90,11 @@ static void describe_time(const Estimate *e, const RooflineDevice *device) {
     roofline_work(&e->model, &e->options, &e->tokens, &work);
     const double step = roofline_seconds(device, e->options.device.dtype, &work, seconds);
     const int64_t steps = run_total_steps(e->run);
-    log_info(
-        "%-8s %.3g s a step by the roofline of docs/speed.md, %.0f tokens/s over %d rank%s; %lld steps take %.3g min",
-        "time", step, (e->tokens.prefix + e->tokens.policy + e->tokens.kl) * e->run->comm->size / step,
-        e->run->comm->size, e->run->comm->size == 1 ? "" : "s", (long long)steps, step * (double)steps / 60);
+    char one[32], all[32];
+    log_info("%-8s %s a step by the roofline of docs/speed.md, %.0f tokens/s over %d rank%s; %lld steps take %s",
+             "time", duration_text(step, one),
+             (e->tokens.prefix + e->tokens.policy + e->tokens.kl) * e->run->comm->size / step, e->run->comm->size,
+             e->run->comm->size == 1 ? "" : "s", (long long)steps, duration_text(step * (double)steps, all));
     for (int i = 0; i < ROOFLINE_CLASSES; i++)
         log_info("%-8s   %-26s %9.2f ms  %9.3f TFLOP  %8.3f GB", "", roofline_class_names[i], seconds[i] * 1e3,
                  work.flops[i] / 1e12, work.bytes[i] / 1e9);

@@ -86,17 +86,6 @@ static Status end_output(void) {
 
 // --- small words ----------------------------------------------------------------------------------------------------
 
-static const char *seconds_text(double seconds, char out[32]) {
-    const long long whole = (long long)seconds;
-    if (seconds < 60)
-        snprintf(out, 32, "%.1f s", seconds);
-    else if (seconds < 3600)
-        snprintf(out, 32, "%lld min %02lld s", whole / 60, whole % 60);
-    else
-        snprintf(out, 32, "%lld h %02lld min", whole / 3600, whole / 60 % 60);
-    return out;
-}
-
 static const char *number_text(double value, char out[32]) {
     if (isnan(value)) return "-";
     snprintf(out, 32, fabs(value) >= 1e-2 && fabs(value) < 1e5 ? "%.4f" : value == 0 ? "%.0f" : "%.3e", value);
@@ -182,16 +171,16 @@ static void tell_state(const LoggedRun *run) {
     const double seconds = logged_run_seconds(run);
     switch (run->state) {
     case RUN_FINISHED:
-        printf("  state     finished: %lld steps in %s\n", (long long)step, seconds_text(seconds, time));
+        printf("  state     finished: %lld steps in %s\n", (long long)step, duration_text(seconds, time));
         return;
     case RUN_STOPPED:
         printf("  state     stopped at step %s after %s; the same command goes on\n", steps_text(run, steps),
-               seconds_text(seconds, time));
+               duration_text(seconds, time));
         return;
     case RUN_GOING:
-        printf("  state     going on: step %s after %s", steps_text(run, steps), seconds_text(seconds, time));
+        printf("  state     going on: step %s after %s", steps_text(run, steps), duration_text(seconds, time));
         const int64_t left = logged_run_total_steps(run) - step;
-        if (left > 0) printf(", about %s left", seconds_text(seconds / (double)count * (double)left, time));
+        if (left > 0) printf(", about %s left", duration_text(seconds / (double)count * (double)left, time));
         printf("\n");
         return;
     }
@@ -199,15 +188,14 @@ static void tell_state(const LoggedRun *run) {
 
 static void tell_model(const LoggedRun *run) {
     const Config *config = &run->config;
-    static const char *const dtypes[] = {"float32", "bfloat16"}, *const losses[] = {"kto", "apo_zero_unpaired"};
+    const char *unit = config->kto.loss_type == LOSS_DPO ? "pairs" : "rows";
     if (!run->has_config) return;
-    printf("  model     %s, %s; LoRA r %lld, alpha %g\n", config->model.path, dtypes[config->model.dtype == 1],
+    printf("  model     %s, %s; LoRA r %lld, alpha %g\n", config->model.path, config_word(config, "model.dtype"),
            (long long)config->lora.r, config->lora.alpha);
-    printf("  loss      %s, beta %g; learning rate %g, %lld rows a step\n",
-           config->kto.loss_type >= 0 && config->kto.loss_type < LENGTH(losses) ? losses[config->kto.loss_type] : "?",
-           config->kto.beta, config->train.learning_rate, (long long)config->train.global_batch_size);
-    printf("  rows      %s%s%s; %.0f rows seen in %.2f epochs\n", config->data.train,
-           config->data.eval[0] != '\0' ? ", evaluated on " : "", config->data.eval, sum_of(run, METRICS_rows),
+    printf("  loss      %s, beta %g; learning rate %g, %lld %s a step\n", config_word(config, "kto.loss_type"),
+           config->kto.beta, config->train.learning_rate, (long long)config->train.global_batch_size, unit);
+    printf("  rows      %s%s%s; %.0f %s seen in %.2f epochs\n", config->data.train,
+           config->data.eval[0] != '\0' ? ", evaluated on " : "", config->data.eval, sum_of(run, METRICS_rows), unit,
            last_value(run, METRICS_TRAIN, METRICS_epoch));
 }
 

@@ -54,15 +54,6 @@ static bool put_base_license(FILE *to, const char *base_dir) {
     return found;
 }
 
-// The word of kto.loss_type, as the configuration's text writes it.
-static char *loss_name(char out[64], const char *settings) {
-    static const char key[] = "loss_type = \"";
-    const char *word = strstr(settings, key);
-    word = word == NULL ? "" : word + strlen(key);
-    snprintf(out, 64, "%.*s", (int)strcspn(word, "\""), word);
-    return out;
-}
-
 static void put_head(FILE *to, const ModelCard *card, const char *loss) {
     fputs("---\n", to);
     if (card->base_on_hub)
@@ -267,14 +258,14 @@ Status model_card_write(const char *path, const ModelCard *card) {
         error_clear();
     }
     const bool messages = train.rows > 0 ? train.messages > 0 : card->base_has_template;
-    char *text = NULL, *settings = config_text(card->config), loss[64];
+    char *text = NULL, *settings = config_text(card->config);
     size_t size = 0;
     FILE *to = settings == NULL ? NULL : open_memstream(&text, &size);
     if (to == NULL) {
         free(settings);
         return error_set(STATUS_FAILED, "%s: out of memory", path);
     }
-    loss_name(loss, settings);
+    const char *loss = config_word(card->config, "kto.loss_type");
     put_head(to, card, loss);
     put_title(to, card, loss);
     put_use(to, card, messages);

@@ -5,6 +5,7 @@
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
+#include "src/base/text.h"
 #include "src/base/version.h"
 #include "src/setup/describe.h"
 #include "src/setup/run.h"
@@ -82,8 +83,10 @@ static void describe_end(const Training *t) {
     const double seconds = clock_unix_seconds() - t->started;
     log_info("%-8s %lld steps in %.1f s, %.0f tokens/s", "done", (long long)(t->progress.step - t->first_step), seconds,
              t->trained_tokens / seconds);
+    char loss[32], margin[32];
     if (t->last_eval.step > 0)
-        log_info("%-8s loss %.4f, reward margin %+.3f", "eval", t->last_eval.loss, t->last_eval.rewards_margins);
+        log_info("%-8s loss %s, reward margin %s", "eval", figure_text(t->last_eval.loss, 4, false, loss),
+                 figure_text(t->last_eval.rewards_margins, 3, true, margin));
     log_info("%-8s %s (curves, %.2f %% of the time), %s (whole state)", "files", t->path_metrics,
              100 * t->append_seconds / seconds, t->path_checkpoints);
 }

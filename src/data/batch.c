@@ -27,16 +27,16 @@ static int32_t common_prefix(const BatchRow *a, const BatchRow *b) {
 
 // One walk over the trie of rows[slot[0 .. count)] (in prompt order) serves counting and laying out: `segment` is
 // called for every prefix segment, parents first, and `row` for every row with the segment its completions hang under.
-typedef struct Walk {
+typedef struct TrieWalk {
     const BatchRow *rows;
     const int32_t *slot;
     const int32_t *shared; // [count] shared[i] = common prefix of rows i-1 and i; NULL: share nothing
     int64_t prefix_tokens;
     MicroBatch *out; // NULL: count only
     int32_t *leaf;   // [count] the prefix segment of each row, -1 if none; with out
-} Walk;
+} TrieWalk;
 
-static int32_t add_segment(Walk *walk, int32_t row, int32_t from, int32_t to, int32_t parent) {
+static int32_t add_segment(TrieWalk *walk, int32_t row, int32_t from, int32_t to, int32_t parent) {
     if (to == from) return parent;
     int32_t first = (int32_t)walk->prefix_tokens;
     walk->prefix_tokens += to - from;
@@ -53,7 +53,7 @@ static int32_t add_segment(Walk *walk, int32_t row, int32_t from, int32_t to, in
 }
 
 // Rows [begin, end) agree on tokens [0, depth), which stand in segment `parent` and above.
-static void walk_range(Walk *walk, int32_t begin, int32_t end, int32_t depth, int32_t parent) {
+static void walk_range(TrieWalk *walk, int32_t begin, int32_t end, int32_t depth, int32_t parent) {
     while (true) {
         const int32_t last_length = prefix_length(&walk->rows[walk->slot[end - 1]]);
         int32_t common = last_length, parts = 1;
@@ -99,7 +99,7 @@ static int32_t keep_rows(const BatchRow *rows, const int32_t *slot, int32_t coun
     return n;
 }
 
-static void walk_rows(Walk *walk, int32_t count, bool share, int32_t *shared) {
+static void walk_rows(TrieWalk *walk, int32_t count, bool share, int32_t *shared) {
     if (count == 0) return;
     if (!share) {
         walk->shared = shared;
@@ -112,11 +112,10 @@ static void walk_rows(Walk *walk, int32_t count, bool share, int32_t *shared) {
     walk_range(walk, 0, count, 0, -1);
 }
 
-TokenCount batch_count(const BatchRow *rows, const int32_t *slot, int32_t count, unsigned roles, bool share) {
+TokenCount batch_count(const BatchRow *rows, const int32_t *slot, int32_t count, unsigned roles, bool share,
+                       int32_t *scratch) {
     TokenCount tokens = {0};
-    int32_t *scratch = malloc(sizeof *scratch * 2 * ((size_t)count + 1));
-    if (scratch == NULL) return tokens;
-    Walk walk = {.rows = rows, .slot = scratch};
+    TrieWalk walk = {.rows = rows, .slot = scratch};
     int32_t kept = keep_rows(rows, slot, count, roles, scratch);
     walk_rows(&walk, kept, share, scratch + kept);
     tokens.prefix = walk.prefix_tokens;
@@ -127,7 +126,6 @@ TokenCount batch_count(const BatchRow *rows, const int32_t *slot, int32_t count,
             *(row->completion[c].role == ROLE_KL ? &tokens.kl : &tokens.policy) += row->completion[c].length;
         }
     }
-    free(scratch);
     return tokens;
 }
 
@@ -185,19 +183,16 @@ static void balance(const BatchRow *rows, const int32_t *slot, const int32_t *sh
     cut_ranges(rows, slot, shared, count, ranks, low, first);
 }
 
-static int64_t range_tokens(const BatchRow *rows, const int32_t *slot, int32_t count, bool share) {
-    TokenCount tokens = batch_count(rows, slot, count, ROLES_ALL, share);
-    return tokens.prefix + tokens.policy + tokens.kl;
-}
-
-// The end of the longest micro-batch that starts at `begin`: rows are added while the laid out tokens fit.
-static int32_t micro_end(const BatchRow *rows, const int32_t *slot, int32_t begin, int32_t end,
+// The end of the longest micro-batch that starts at slot[begin]: rows are added while the laid out tokens fit.
+static int32_t micro_end(const BatchRow *rows, const BatchPlan *plan, int32_t begin, int32_t end,
                          const BatchOptions *options) {
     if (options->micro_batch_tokens == 0) return end;
     int32_t fits = begin + 1, fails = end + 1; // tokens grow with the rows but for a late split
     while (fails - fits > 1) {
         int32_t middle = fits + (fails - fits) / 2;
-        if (range_tokens(rows, slot + begin, middle - begin, options->share) <= options->micro_batch_tokens)
+        const TokenCount tokens =
+            batch_count(rows, plan->slot + begin, middle - begin, ROLES_ALL, options->share, plan->scratch);
+        if (tokens.prefix + tokens.policy + tokens.kl <= options->micro_batch_tokens)
             fits = middle;
         else
             fails = middle;
@@ -210,7 +205,7 @@ static int32_t count_micro_batches(const BatchRow *rows, const BatchOptions *opt
     int32_t n = 0;
     for (int32_t i = plan->rank_first[rank]; i < plan->rank_first[rank + 1]; n++) {
         if (first != NULL) first[n] = i;
-        i = micro_end(rows, plan->slot, i, plan->rank_first[rank + 1], options);
+        i = micro_end(rows, plan, i, plan->rank_first[rank + 1], options);
     }
     if (first != NULL) first[n] = plan->rank_first[rank + 1];
     return n;
@@ -220,8 +215,8 @@ TokenCount batch_computed(const BatchRow *rows, const BatchPlan *plan, const Bat
     TokenCount sum = {0};
     for (int32_t rank = 0; rank < plan->ranks; rank++)
         for (int32_t i = plan->rank_first[rank], end; i < plan->rank_first[rank + 1]; i = end) {
-            end = micro_end(rows, plan->slot, i, plan->rank_first[rank + 1], options);
-            TokenCount tokens = batch_count(rows, plan->slot + i, end - i, ROLES_ALL, options->share);
+            end = micro_end(rows, plan, i, plan->rank_first[rank + 1], options);
+            TokenCount tokens = batch_count(rows, plan->slot + i, end - i, ROLES_ALL, options->share, plan->scratch);
             sum.prefix += tokens.prefix * (plan->two_pass ? 2 : 1);
             sum.policy += tokens.policy;
             sum.kl += tokens.kl;
@@ -240,8 +235,8 @@ Status batch_plan(const BatchRow *rows, int32_t count, const BatchOptions *optio
     TRY(resize(&plan->slot, (size_t)count + 1));
     TRY(resize(&plan->rank_first, (size_t)options->ranks + 1));
     TRY(resize(&plan->micro_first, (size_t)count + 1));
-    int32_t *shared = NULL;
-    TRY(resize(&shared, (size_t)count + 1));
+    TRY(resize(&plan->scratch, 2 * ((size_t)count + 1)));
+    int32_t *shared = plan->scratch; // until the micro-batches are cut
     plan->count = count;
     plan->ranks = options->ranks;
     bool kl = false;
@@ -254,10 +249,9 @@ Status batch_plan(const BatchRow *rows, int32_t count, const BatchOptions *optio
     for (int32_t i = 1; i < count; i++)
         shared[i] = options->share ? common_prefix(&rows[plan->slot[i - 1]], &rows[plan->slot[i]]) : 0;
     balance(rows, plan->slot, shared, count, options->ranks, plan->rank_first);
-    free(shared);
     bool several = false;
     for (int32_t rank = 0; rank < options->ranks && !several; rank++)
-        several = micro_end(rows, plan->slot, plan->rank_first[rank], plan->rank_first[rank + 1], options) <
+        several = micro_end(rows, plan, plan->rank_first[rank], plan->rank_first[rank + 1], options) <
                   plan->rank_first[rank + 1];
     plan->two_pass = several && kl;
     plan->micro_count = count_micro_batches(rows, options, plan, options->rank, plan->micro_first);
@@ -268,6 +262,7 @@ void batch_plan_free(BatchPlan *plan) {
     free(plan->slot);
     free(plan->rank_first);
     free(plan->micro_first);
+    free(plan->scratch);
     *plan = (BatchPlan){0};
 }
 
@@ -317,15 +312,19 @@ static void add_scored(MicroBatch *out, const BatchRow *rows, int32_t slot, int3
 
 Status batch_layout(const BatchRow *rows, const int32_t *slot, int32_t count, unsigned roles, bool share,
                     MicroBatch *out) {
-    TokenCount tokens = batch_count(rows, slot, count, roles, share);
-    // A trie of `count` strings has fewer than 2 * count nodes.
-    TRY(reserve(out, tokens.prefix + tokens.policy + tokens.kl, (2 + BATCH_COMPLETIONS_MAX) * count + 1,
-                BATCH_COMPLETIONS_MAX * count + 1));
-    out->segment_count = out->scored_count = 0;
     int32_t *scratch = NULL;
     TRY(resize(&scratch, 3 * ((size_t)count + 1)));
+    TokenCount tokens = batch_count(rows, slot, count, roles, share, scratch);
+    // A trie of `count` strings has fewer than 2 * count nodes.
+    Status status = reserve(out, tokens.prefix + tokens.policy + tokens.kl, (2 + BATCH_COMPLETIONS_MAX) * count + 1,
+                            BATCH_COMPLETIONS_MAX * count + 1);
+    if (status != STATUS_OK) {
+        free(scratch);
+        return status;
+    }
+    out->segment_count = out->scored_count = 0;
     int32_t kept = keep_rows(rows, slot, count, roles, scratch);
-    Walk walk = {.rows = rows, .slot = scratch, .out = out, .leaf = scratch + 2 * (count + 1)};
+    TrieWalk walk = {.rows = rows, .slot = scratch, .out = out, .leaf = scratch + 2 * (count + 1)};
     walk_rows(&walk, kept, share, scratch + count + 1);
     out->n_prefix = out->n_total = (int32_t)walk.prefix_tokens;
     out->prefix_segments = out->segment_count;

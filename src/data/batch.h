@@ -41,6 +41,7 @@ typedef struct BatchPlan {
     int32_t *slot; // [count] indices of BatchRow, prompts in lexicographic order, so that common headers are neighbours
     int32_t *rank_first;  // [ranks + 1] rank r has slot[rank_first[r] .. rank_first[r+1])
     int32_t *micro_first; // [micro_count + 1] this rank's micro-batches, as ranges of slot
+    int32_t *scratch;     // [2 * (count + 1)] for batch_count of any range of slot
     int32_t count, ranks, micro_count;
     bool two_pass; // some rank has several micro-batches and there are KL completions: z0 comes from a pass of its own
 } BatchPlan;
@@ -89,4 +90,6 @@ typedef struct TokenCount {
 } TokenCount;
 // Tokens that all ranks together compute for a planned batch, prefixes of a two-pass plan counted twice.
 TokenCount batch_computed(const BatchRow *rows, const BatchPlan *plan, const BatchOptions *options);
-TokenCount batch_count(const BatchRow *rows, const int32_t *slot, int32_t count, unsigned roles, bool share);
+// scratch: [2 * (count + 1)], e.g. the plan's.
+TokenCount batch_count(const BatchRow *rows, const int32_t *slot, int32_t count, unsigned roles, bool share,
+                       int32_t *scratch);

@@ -15,12 +15,12 @@ const SampleOptions sample_defaults = {.adapters = true, .temperature = 1, .top_
 
 #define ANSWERS_PER_AGREEMENT 64 // of a rank: a request to stop is noticed after so many
 
-typedef struct Asked {
+typedef struct Question {
     TextOrMessages prompt;
     int32_t *ids, count;
-} Asked;
+} Question;
 
-static void asked_free(Asked *asked, int64_t count) {
+static void asked_free(Question *asked, int64_t count) {
     for (int64_t i = 0; asked != NULL && i < count; i++) {
         jsonl_prompt_free(&asked[i].prompt);
         free(asked[i].ids);
@@ -28,7 +28,7 @@ static void asked_free(Asked *asked, int64_t count) {
     free(asked);
 }
 
-static Status read_prompts(const Answering *who, const JsonlFile *file, Asked *asked) {
+static Status read_prompts(const Answering *who, const JsonlFile *file, Question *asked) {
     for (int64_t i = 0; i < file->line_count; i++) {
         TRY(jsonl_prompt(file, i, &asked[i].prompt));
         Status status =
@@ -100,7 +100,7 @@ Status answer_prompts(const Answering *who, const GeneratePrompt *prompts, int32
 }
 
 // Every rank gets lengths[total] and ids[total * max_tokens]. STATUS_STOPPED when the ranks were asked to stop.
-static Status answer_all(const Answering *who, const Asked *asked, int64_t total, const SampleOptions *options,
+static Status answer_all(const Answering *who, const Question *asked, int64_t total, const SampleOptions *options,
                          int32_t *lengths, int32_t *ids) {
     const int64_t piece = (int64_t)ANSWERS_PER_AGREEMENT * who->comm->size;
     GeneratePrompt *prompts = NULL;
@@ -111,7 +111,7 @@ static Status answer_all(const Answering *who, const Asked *asked, int64_t total
         if (status == STATUS_OK && said & SAY_STOP) status = STATUS_STOPPED;
         const int32_t count = (int32_t)(total - first < piece ? total - first : piece);
         for (int32_t i = 0; i < count; i++) {
-            const Asked *from = &asked[(first + i) / options->samples];
+            const Question *from = &asked[(first + i) / options->samples];
             prompts[i] = (GeneratePrompt){from->ids, from->count, (uint32_t)(first + i)};
         }
         if (status == STATUS_OK)
@@ -122,7 +122,7 @@ static Status answer_all(const Answering *who, const Asked *asked, int64_t total
     return status;
 }
 
-static Status format_lines(const Answering *who, const Asked *asked, int64_t total, const SampleOptions *options,
+static Status format_lines(const Answering *who, const Question *asked, int64_t total, const SampleOptions *options,
                            const int32_t *lengths, const int32_t *ids, int64_t step, char **lines) {
     size_t size = 0;
     FILE *text = open_memstream(lines, &size);
@@ -152,7 +152,7 @@ static Status format_lines(const Answering *who, const Asked *asked, int64_t tot
 Status answer_file(const Answering *who, const char *path, const SampleOptions *options, int64_t step, char **lines) {
     *lines = NULL;
     JsonlFile file = {0};
-    Asked *asked = NULL;
+    Question *asked = NULL;
     int32_t *lengths = NULL, *ids = NULL;
     Status status = jsonl_open(&file, path);
     const int64_t total = file.line_count * options->samples;

@@ -1,37 +1,16 @@
 // See draw.h. Small models are drawn from as often as they are computed, so no sorting and no exp of the library here.
 #include "src/decode/draw.h"
 
-#include <string.h>
+#include "src/base/exp.h"
 
-typedef struct Candidate {
+typedef struct Choice {
     float logit, weight;
     int32_t token;
-} Candidate;
+} Choice;
 
 size_t draw_scratch(int32_t vocab) {
-    const size_t bytes = (size_t)vocab * (sizeof(Candidate) + sizeof(float));
+    const size_t bytes = (size_t)vocab * (sizeof(Choice) + sizeof(float));
     return (bytes + 63) / 64 * 64;
-}
-
-#define LEAST -87.0f // e to this is about the smallest float
-
-// e^x for LEAST <= x <= 0 to 2e-7 of its value, and e^LEAST below: 2^n times a polynomial of what is left of x (Cephes'
-// expf). With -fno-trapping-math (CMakeLists.txt) a loop of it becomes vector instructions.
-static inline float exp_below_1(float x) {
-    x = x > LEAST ? x : LEAST;
-    const int32_t n = (int32_t)(x * 1.44269504f - 0.5f);
-    const float r = x - (float)n * 0.693359375f + (float)n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const int32_t bits = (n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return p * power;
 }
 
 // Of equals the first.
@@ -44,21 +23,21 @@ static int32_t find_best(const float *logits, int32_t vocab) {
     return 0; // not a number
 }
 
-// weight[i] = e^((logits[i] - most) * factor), 0 where that is no float any more.
+// weight[i] = e^((logits[i] - most) * factor), 0 where that is no float any more. With -fno-trapping-math
+// (CMakeLists.txt) the loop becomes vector instructions.
 static void weigh(const float *logits, int32_t vocab, float most, float factor, float *weight) {
-    const float least = exp_below_1(LEAST);
 #pragma omp simd
-    for (int32_t i = 0; i < vocab; i++) weight[i] = exp_below_1((logits[i] - most) * factor) - least;
+    for (int32_t i = 0; i < vocab; i++) weight[i] = exp_nonpositive((logits[i] - most) * factor);
 }
 
 // The likelier first; of equals the smaller token.
-static bool comes_before(const Candidate *x, const Candidate *y) {
+static bool comes_before(const Choice *x, const Choice *y) {
     return x->logit != y->logit ? x->logit > y->logit : x->token < y->token;
 }
 
 // Restores the heap (a parent comes before its children) below element i.
-static void heap_sink(Candidate *heap, int32_t count, int32_t i) {
-    const Candidate moved = heap[i];
+static void heap_sink(Choice *heap, int32_t count, int32_t i) {
+    const Choice moved = heap[i];
     for (int32_t child; (child = 2 * i + 1) < count; i = child) {
         if (child + 1 < count && comes_before(&heap[child + 1], &heap[child])) child++;
         if (!comes_before(&heap[child], &moved)) break;
@@ -68,8 +47,8 @@ static void heap_sink(Candidate *heap, int32_t count, int32_t i) {
 }
 
 // Moves the first of a heap of `count` behind the others, which are a heap again, and returns its place.
-static Candidate *heap_take(Candidate *heap, int32_t count) {
-    const Candidate first = heap[0];
+static Choice *heap_take(Choice *heap, int32_t count) {
+    const Choice first = heap[0];
     heap[0] = heap[count - 1];
     heap_sink(heap, count - 1, 0);
     heap[count - 1] = first;
@@ -78,20 +57,20 @@ static Candidate *heap_take(Candidate *heap, int32_t count) {
 
 // Of the likeliest alone: a heap gives them, as many as are kept, in order from the array's end.
 static int32_t draw_from_top(const float *logits, const float *weight, int32_t vocab, const DrawOptions *options,
-                             double uniform, Candidate *candidates) {
+                             double uniform, Choice *choices) {
     const bool top_k = options->top_k > 0;
     int32_t kept = top_k && options->top_k < vocab ? options->top_k : vocab;
-    for (int32_t i = 0; i < vocab; i++) candidates[i] = (Candidate){logits[i], weight[i], i};
-    for (int32_t i = vocab / 2 - 1; i >= 0; i--) heap_sink(candidates, vocab, i);
+    for (int32_t i = 0; i < vocab; i++) choices[i] = (Choice){logits[i], weight[i], i};
+    for (int32_t i = vocab / 2 - 1; i >= 0; i--) heap_sink(choices, vocab, i);
     double total = 0, held = 0;
     if (top_k)
-        for (int32_t i = 0; i < kept; i++) total += heap_take(candidates, vocab - i)->weight;
+        for (int32_t i = 0; i < kept; i++) total += heap_take(choices, vocab - i)->weight;
     else
         for (int32_t i = 0; i < vocab; i++) total += weight[i];
     if (options->top_p < 1) {
         int32_t i = 0;
         while (i < kept && held < options->top_p * total) {
-            const Candidate *c = top_k ? &candidates[vocab - 1 - i] : heap_take(candidates, vocab - i);
+            const Choice *c = top_k ? &choices[vocab - 1 - i] : heap_take(choices, vocab - i);
             held += c->weight;
             i++;
         }
@@ -101,10 +80,10 @@ static int32_t draw_from_top(const float *logits, const float *weight, int32_t v
     const double target = uniform * total;
     double sum = 0;
     for (int32_t i = 0; i < kept; i++) {
-        sum += candidates[vocab - 1 - i].weight;
-        if (sum > target) return candidates[vocab - 1 - i].token;
+        sum += choices[vocab - 1 - i].weight;
+        if (sum > target) return choices[vocab - 1 - i].token;
     }
-    return candidates[vocab - kept].token;
+    return choices[vocab - kept].token;
 }
 
 static double sum_of(const float *weight, int32_t count) {
@@ -122,7 +101,7 @@ int32_t draw_token(const float *logits, int32_t vocab, const DrawOptions *option
     float *weight = scratch;
     weigh(logits, vocab, logits[best], (float)(1 / options->temperature), weight);
     if (options->top_k > 0 || options->top_p < 1)
-        return draw_from_top(logits, weight, vocab, options, uniform, (Candidate *)(weight + vocab));
+        return draw_from_top(logits, weight, vocab, options, uniform, (Choice *)(weight + vocab));
     // In blocks, so that most of the vocabulary is passed over by one sum a block.
     enum { BLOCK = 64 };
     double total = 0, sum = 0;

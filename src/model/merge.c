@@ -141,7 +141,7 @@ static Status merge_tensor(void *context, int index, const void **data) {
     const MergeOptions *options = merge->options;
     const double scale = options->alpha / options->r;
     const size_t n = from->dims > 0 ? (size_t)from->shape[from->dims - 1] : 1;
-    const size_t from_row = n * (from->type == TENSOR_F32 ? 4 : 2), to_row = n * (to->type == TENSOR_F32 ? 4 : 2);
+    const size_t from_row = n * tensor_element_bytes(from), to_row = n * tensor_element_bytes(to);
     const int64_t rows = from_row > 0 ? (int64_t)(from->bytes / from_row) : 0;
     bool finite = true;
 #pragma omp parallel for reduction(&& : finite) schedule(static)

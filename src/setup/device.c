@@ -22,9 +22,6 @@ int device_threads(const Comm *comm) {
     return allowed / comm->node_size > 1 ? allowed / comm->node_size : 1;
 }
 
-enum { BACKEND_AUTO, BACKEND_CPU, BACKEND_CUDA };
-enum { COMM_AUTO, COMM_NCCL, COMM_MPI };
-
 bool device_is_gpu(const DeviceInfo *info) {
     return info->id[0] != '\0';
 }
@@ -39,7 +36,10 @@ static Status open_backend(const char *name, ModelOptions *options) {
 // "auto" is a GPU where one opens. Where the module was built but gives none, that is said; a build without it is a CPU
 // build, and says nothing.
 static Status open_device(const Config *config, ModelOptions *options) {
-    if (config->device.backend == BACKEND_CUDA) return open_backend("cuda", options);
+    if (config->device.backend == BACKEND_CUDA) {
+        const Status status = open_backend("cuda", options);
+        return status == STATUS_OK ? status : error_advise(status, "device.backend = \"cpu\" computes on the CPU");
+    }
     if (config->device.backend == BACKEND_AUTO && module_exists("cuda")) {
         if (open_backend("cuda", options) == STATUS_OK) return STATUS_OK;
         log_info("%-8s the CPU, because: %s", "device", error_text());

@@ -62,8 +62,8 @@ static Status add_layout(void *argument, int32_t batch, const BatchRow *rows, co
     LayoutSize *size = argument;
     for (int32_t i = 0; i < plan->micro_count; i++) {
         const int32_t *slot = plan->slot + plan->micro_first[i];
-        const TokenCount tokens =
-            batch_count(rows, slot, plan->micro_first[i + 1] - plan->micro_first[i], ROLES_ALL, options->share);
+        const TokenCount tokens = batch_count(rows, slot, plan->micro_first[i + 1] - plan->micro_first[i], ROLES_ALL,
+                                              options->share, plan->scratch);
         const int64_t keep = tokens.prefix + tokens.policy, all = keep + tokens.kl;
         size->keep = keep > size->keep ? keep : size->keep;
         if (all > size->all) {

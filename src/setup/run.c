@@ -25,12 +25,17 @@ void run_apply_config(Run *run) {
 }
 
 ModelOptions run_model_options(const Config *config) {
-    ModelOptions options = {.device.dtype = config->model.dtype == 1 ? DTYPE_BF16 : DTYPE_F32,
-                            .lora_r = (int32_t)config->lora.r,
-                            .lora_alpha = config->lora.alpha,
-                            .lora_dropout = config->lora.dropout,
-                            .recompute = config->train.recompute == 1,
-                            .paged_moments = config->train.optim == 1};
+    ModelOptions options = {
+        .device = {.dtype = config->model.dtype == MODEL_BFLOAT16 ? DTYPE_BF16 : DTYPE_F32,
+                   .weights_advice = config->model.dtype == MODEL_FLOAT32
+                                         ? "take a GPU with more memory, or set model.dtype = \"bfloat16\""
+                                         : "take a GPU with more memory",
+                   .memory_advice = "set a smaller train.micro_batch_tokens, or train.recompute = \"layer\""},
+        .lora_r = (int32_t)config->lora.r,
+        .lora_alpha = config->lora.alpha,
+        .lora_dropout = config->lora.dropout,
+        .recompute = config->train.recompute == RECOMPUTE_LAYER,
+        .paged_moments = config->train.optim == OPTIM_PAGED_ADAMW_32BIT};
     names_read(arch_modules, config->lora.target_modules, options.lora_target);
     return options;
 }
@@ -72,7 +77,7 @@ static Status open_rows(Run *run, int32_t vocab) {
     const Config *config = &run->config;
     DatasetOptions options = {.max_length = config->data.max_length,
                               .max_prompt_length = config->data.max_prompt_length,
-                              .shuffle = config->data.order == 0,
+                              .shuffle = config->data.order == ORDER_SHUFFLE,
                               .skip_bad_rows = config->data.skip_bad_rows,
                               .need_kl = config->kto.loss_type == LOSS_KTO,
                               .pairs = config->kto.loss_type == LOSS_DPO,

@@ -4,6 +4,7 @@
 #include "comm/stop.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
+#include "src/base/text.h"
 #include "src/decode/answers.h"
 #include "src/train/evaluate.h"
 #include "src/train/optim.h"
@@ -20,11 +21,12 @@ static void show_step(const Training *t, const MetricsRow *row) {
     const int64_t left = t->total_steps - row->step;
     const double per_step = (row->time - t->started) / (double)(row->step - t->first_step);
     const int seconds = (int)(per_step * (double)left);
-    char text[256], z0[32] = "";
-    if (t->run.config.kto.loss_type == LOSS_KTO) snprintf(z0, sizeof z0, "z0 %.3f  ", row->kl);
-    snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %smargin %+.3f  %.0f tokens/s  %d:%02d:%02d left",
-             (long long)row->step, (long long)t->total_steps, row->loss, z0, row->rewards_margins,
-             row->tokens_per_second, seconds / 3600, seconds / 60 % 60, seconds % 60);
+    char text[256], z0[64] = "", kl[32], loss[32], margin[32];
+    if (t->run.config.kto.loss_type == LOSS_KTO) snprintf(z0, sizeof z0, "z0 %s  ", figure_text(row->kl, 3, false, kl));
+    snprintf(text, sizeof text, "step %lld/%lld  loss %s  %smargin %s  %.0f tokens/s  %d:%02d:%02d left",
+             (long long)row->step, (long long)t->total_steps, figure_text(row->loss, 4, false, loss), z0,
+             figure_text(row->rewards_margins, 3, true, margin), row->tokens_per_second, seconds / 3600,
+             seconds / 60 % 60, seconds % 60);
     if (!log_is_terminal()) {
         if (row->step % t->run.config.train.logging_steps == 0) log_info("%s", text);
         return;
@@ -56,8 +58,10 @@ static Status run_evaluation(Training *t) {
     t->last_eval = row;
     t->evaluated_step = row.step;
     if (!(row.loss >= t->progress.best_eval)) t->progress.best_eval = row.loss;
-    log_info("eval at step %lld: loss %.4f  margin %+.3f  accuracy %.3f  (%.1f s)", (long long)row.step, row.loss,
-             row.rewards_margins, row.rewards_accuracies, row.step_seconds);
+    char loss[32], margin[32], accuracy[32];
+    log_info("eval at step %lld: loss %s  margin %s  accuracy %s  (%.1f s)", (long long)row.step,
+             figure_text(row.loss, 4, false, loss), figure_text(row.rewards_margins, 3, true, margin),
+             figure_text(row.rewards_accuracies, 3, false, accuracy), row.step_seconds);
     return append_row(t, METRICS_EVAL, &row);
 }
 
@@ -87,8 +91,8 @@ static int32_t batch_of_step(Training *t, int64_t step) {
     const Dataset *dataset = &t->run.train;
     const int64_t epoch = (step - 1) / dataset->batch_count;
     if (epoch != t->epoch) {
-        dataset_epoch_order(dataset, t->run.config.data.order == 0, (uint64_t)t->run.config.train.seed, epoch,
-                            t->visit);
+        dataset_epoch_order(dataset, t->run.config.data.order == ORDER_SHUFFLE, (uint64_t)t->run.config.train.seed,
+                            epoch, t->visit);
         t->epoch = epoch;
     }
     return t->visit[(step - 1) % dataset->batch_count];

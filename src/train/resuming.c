@@ -1,6 +1,7 @@
 #include "src/train/resuming.h"
 
 #include "io/checkpoint.h"
+#include "io/files.h"
 #include "src/base/clock.h"
 #include "src/base/hash.h"
 #include "src/base/log.h"
@@ -16,10 +17,16 @@
 Status resuming_refuse_other(const Training *t, const Config *saved, const char *where) {
     char key[64], a[256], b[256];
     if (config_same_run(saved, &t->run.config, key, a, b)) return STATUS_OK;
+    const char *output = t->run.config.train.output_dir;
+    if (file_exists(t->path_adapter))
+        return error_set(STATUS_USAGE,
+                         "%s: %s holds another run: %s was %s and is now %s; that run is finished: to go on from its "
+                         "result, set lora.init = \"%s\" and another train.output_dir",
+                         where, output, key, a, b, t->path_adapter);
     return error_set(STATUS_USAGE,
                      "%s: %s holds another run: %s was %s and is now %s; choose another train.output_dir or "
                      "restore the value",
-                     where, t->run.config.train.output_dir, key, a, b);
+                     where, output, key, a, b);
 }
 
 static void new_run_id(Training *t) {

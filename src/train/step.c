@@ -298,7 +298,7 @@ static int32_t largest_micro_batch(const StepContext *context) {
     for (int32_t i = 0; i < plan->micro_count; i++) {
         const int32_t first = plan->micro_first[i], count = plan->micro_first[i + 1] - first;
         const TokenCount tokens =
-            batch_count(context->rows, plan->slot + first, count, ROLES_ALL, context->share_prefixes);
+            batch_count(context->rows, plan->slot + first, count, ROLES_ALL, context->share_prefixes, plan->scratch);
         const int64_t all = tokens.prefix + tokens.policy + tokens.kl;
         if (all > most) {
             most = all;

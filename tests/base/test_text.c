@@ -7,6 +7,7 @@
 
 #include "src/base/text.h"
 
+#include <math.h>
 #include <string.h>
 
 static void test_utf8(void **state) {
@@ -40,7 +41,27 @@ static void test_printable(void **state) {
     }
 }
 
+static void test_figures(void **state) {
+    (void)state;
+    char out[32];
+    assert_string_equal(figure_text(0.12345, 3, false, out), "0.123");
+    assert_string_equal(figure_text(0.5, 3, true, out), "+0.500");
+    assert_string_equal(figure_text(-0.5, 1, true, out), "-0.5");
+    assert_string_equal(figure_text(NAN, 3, true, out), "-");
+    assert_string_equal(figure_text(-NAN, 3, false, out), "-");
+    static const struct {
+        double seconds;
+        const char *text;
+    } cases[] = {
+        {0, "0 ms"},     {12.9e-3, "12.9 ms"},  {0.774, "774 ms"},    {0.9996, "1.0 s"},
+        {4.51, "4.5 s"}, {187.9, "3 min 07 s"}, {7500, "2 h 05 min"}, {360000, "100 h 00 min"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_string_equal(duration_text(cases[i].seconds, out), cases[i].text);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_utf8), cmocka_unit_test(test_printable)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_utf8), cmocka_unit_test(test_printable),
+                                       cmocka_unit_test(test_figures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,6 +12,7 @@ fail() {
     echo "$1"
     exit 1
 }
+command -v "$python" >/dev/null || skip "$python is not installed; set KTO_PYTHON"
 needs_python() {
     for package in "$@"; do
         "$python" -c "import $package" 2>/dev/null || skip "$python has no $package; set KTO_PYTHON"

@@ -40,7 +40,7 @@ static void defaults(void **state) {
     (void)state;
     Config c = parsed(WITH_DIR, 0, NULL);
     assert_string_equal(c.model.path, "m");
-    assert_int_equal(c.model.dtype, 1);
+    assert_int_equal(c.model.dtype, MODEL_BFLOAT16);
     assert_string_equal(c.data.train, "t.jsonl");
     assert_string_equal(c.data.eval, "");
     assert_int_equal(c.data.max_length, 1024);
@@ -76,7 +76,7 @@ static void file_values(void **state) {
                "train: { output_dir = \"out\"; seed = 9007199254740992L; learning_rate = 1e-5; max_steps = 7 }\n",
                0, NULL);
     assert_string_equal(c.model.path, "a b\"=1");
-    assert_int_equal(c.model.dtype, 0);
+    assert_int_equal(c.model.dtype, MODEL_FLOAT32);
     assert_int_equal(c.data.max_length, 512);
     assert_int_equal(c.data.max_prompt_length, 256);
     assert_true(c.data.skip_bad_rows);
@@ -85,6 +85,48 @@ static void file_values(void **state) {
     assert_string_equal(c.lora.target_modules, "o_proj,up_proj");
     assert_true(isnan(c.kto.desirable_weight) && c.kto.undesirable_weight == 2.0 && c.kto.beta == 1.0);
     assert_true(c.train.seed == 9007199254740992 && c.train.learning_rate == 1e-5 && c.train.max_steps == 7);
+}
+
+// The enums of config.h and the words of the option table are in one order.
+static void enums_are_words(void **state) {
+    (void)state;
+    static const struct {
+        const char *key, *word;
+        size_t offset;
+        int value;
+    } cases[] = {
+#define CASE(group, name, word, value) {#group "." #name, word, offsetof(Config, group.name), value}
+        CASE(model, dtype, "float32", MODEL_FLOAT32),
+        CASE(model, dtype, "bfloat16", MODEL_BFLOAT16),
+        CASE(data, order, "shuffle", ORDER_SHUFFLE),
+        CASE(data, order, "sequential", ORDER_SEQUENTIAL),
+        CASE(kto, loss_type, "kto", LOSS_KTO),
+        CASE(kto, loss_type, "apo_zero_unpaired", LOSS_APO_ZERO_UNPAIRED),
+        CASE(kto, loss_type, "dpo", LOSS_DPO),
+        CASE(train, recompute, "none", RECOMPUTE_NONE),
+        CASE(train, recompute, "layer", RECOMPUTE_LAYER),
+        CASE(train, lr_scheduler_type, "cosine", SCHEDULER_COSINE),
+        CASE(train, lr_scheduler_type, "linear", SCHEDULER_LINEAR),
+        CASE(train, lr_scheduler_type, "constant", SCHEDULER_CONSTANT),
+        CASE(train, optim, "adamw", OPTIM_ADAMW),
+        CASE(train, optim, "paged_adamw_32bit", OPTIM_PAGED_ADAMW_32BIT),
+        CASE(device, backend, "auto", BACKEND_AUTO),
+        CASE(device, backend, "cpu", BACKEND_CPU),
+        CASE(device, backend, "cuda", BACKEND_CUDA),
+        CASE(device, comm, "auto", COMM_AUTO),
+        CASE(device, comm, "nccl", COMM_NCCL),
+        CASE(device, comm, "mpi", COMM_MPI),
+#undef CASE
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char word[128], *words[] = {word};
+        snprintf(word, sizeof word, "%s=%s", cases[i].key, cases[i].word);
+        const Config c = parsed(WITH_DIR, 1, words);
+        assert_int_equal(*(const int *)((const char *)&c + cases[i].offset), cases[i].value);
+        assert_string_equal(config_word(&c, cases[i].key), cases[i].word);
+    }
+    const Config c = parsed(WITH_DIR, 0, NULL);
+    assert_string_equal(config_word(&c, "train.seed"), "");
 }
 
 static void word_values(void **state) {
@@ -99,7 +141,7 @@ static void word_values(void **state) {
     assert_true(c.kto.beta == 2.0 && isnan(c.kto.undesirable_weight));
     assert_string_equal(c.data.train, "a b=c");
     assert_string_equal(c.lora.target_modules, "q_proj,down_proj");
-    assert_int_equal(c.data.order, 1);
+    assert_int_equal(c.data.order, ORDER_SEQUENTIAL);
     assert_false(c.log.swmr);
     assert_int_equal(c.data.max_length, 300);
 
@@ -367,11 +409,17 @@ static void keys_one_by_one(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),        cmocka_unit_test(file_values),
-        cmocka_unit_test(word_values),     cmocka_unit_test(refused_in_file),
-        cmocka_unit_test(refused_words),   cmocka_unit_test(prompt_as_long_as_all),
-        cmocka_unit_test(text_reads_back), cmocka_unit_test(same_run),
-        cmocka_unit_test(files),           cmocka_unit_test(help_names_every_key),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(file_values),
+        cmocka_unit_test(word_values),
+        cmocka_unit_test(enums_are_words),
+        cmocka_unit_test(refused_in_file),
+        cmocka_unit_test(refused_words),
+        cmocka_unit_test(prompt_as_long_as_all),
+        cmocka_unit_test(text_reads_back),
+        cmocka_unit_test(same_run),
+        cmocka_unit_test(files),
+        cmocka_unit_test(help_names_every_key),
         cmocka_unit_test(keys_one_by_one),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);

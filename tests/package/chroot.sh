@@ -1,61 +1,20 @@
 #!/usr/bin/env bash
 # chroot.sh FOLDER: the packages in FOLDER (from cpack) in a Debian or Ubuntu that has nothing else, of this machine's
 # release: dpkg -i and apt-get -f install, then the demo alone and on two ranks by an ordinary user, the manual pages, and
-# all gone after removing. Run by hand as root, with debootstrap and a network; takes some minutes and 1 GB in TMPDIR.
-# KTO_CHROOT=FOLDER keeps the system there for the next time.
+# all gone after removing. Run by hand; takes some minutes and 1 GB in TMPDIR (debian.sh says what it needs).
 set -euo pipefail
+. "${BASH_SOURCE[0]%/*}/debian.sh"
 packages=$(realpath "${1:?usage: chroot.sh FOLDER-WITH-PACKAGES}")
-
-skip() {
-    echo "skipped: $*"
-    exit 77
-}
-((EUID == 0)) || skip "a chroot needs root"
-command -v debootstrap >/dev/null || skip "debootstrap is not installed"
-command -v unshare >/dev/null || skip "unshare is not installed"
-# Mounts are made in a namespace of this script's own, and end with it.
-if [[ -z ${KTO_CHROOT_UNSHARED-} ]]; then
-    unshare --mount true 2>/dev/null || skip "this machine lets nobody mount"
-    KTO_CHROOT_UNSHARED=1 exec unshare --mount bash "$0" "$packages"
-fi
-. /etc/os-release
-origin=${ID^}
-mirror=$(apt-get indextargets --format '$(SITE)' "Origin: $origin" "Codename: $VERSION_CODENAME" "Created-By: Packages" | sed -n 1p)
-[[ $mirror ]] || skip "apt's sources have no $origin $VERSION_CODENAME"
-
-root=${KTO_CHROOT:-$(mktemp -d)}
-chmod 755 "$root"
-leave() {
-    for place in sys dev/shm proc; do
-        if mountpoint -q "$root/$place"; then umount --lazy --recursive "$root/$place"; fi
-    done
-    [[ ${KTO_CHROOT-} ]] || rm -rf --one-file-system "$root"
-}
-trap leave EXIT
-if [[ ! -e $root/etc/os-release ]]; then
-    debootstrap --variant=minbase "$VERSION_CODENAME" "$root" "$mirror" >"$root.log" 2>&1 || {
-        tail -n3 "$root.log"
-        skip "debootstrap cannot make $VERSION_CODENAME from $mirror; is there a network?"
-    }
-    rm -f "$root.log"
-fi
+debian_enter "$packages"
+debian_make
 mkdir -p "$root/packages"
 cp "$packages"/kto*.deb "$root/packages/"
-mount -t proc proc "$root/proc"
-mount -t tmpfs tmpfs "$root/dev/shm"
-mount --rbind /sys "$root/sys" # hwloc wants it
-mount --make-rslave "$root/sys"
 
-inside() {
-    echo "+ $*"
-    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive chroot "$root" "$@"
-}
 # As an ordinary user, in a folder of its own.
 user() {
     inside runuser -u someone -- sh -c "cd && $*"
 }
 inside sh -c 'id someone >/dev/null 2>&1 || useradd --create-home someone'
-inside apt-get -qq update
 inside dpkg -i "/packages/$(basename "$(ls "$packages"/kto_*.deb)")" && echo "dpkg was content at once: something was installed before"
 inside apt-get -qq -y --no-install-recommends -f install >/dev/null
 inside dpkg -s kto | grep '^Status: install ok installed'

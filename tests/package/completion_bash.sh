@@ -73,7 +73,7 @@ expect 'kto train run.cfg model.dtype=f' model.dtype=float32
 expect 'kto sample --prompts=ro' --prompts=rows.jsonl
 COMP_WORDBREAKS=$words_of_bash
 
-if command -v script >/dev/null; then
+if script -qec true /dev/null </dev/null >/dev/null 2>&1; then # (there may be no pseudo-terminals)
     # The same by keys. (Each line waits for the one before: a terminal drops what comes too early.)
     export PS1='> ' HISTFILE=/dev/null TERM=dumb
     {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Debian packages are made, and have what they should and nothing else; lintian finds no error where it is installed.
 . "${BASH_SOURCE[0]%/*}/common.sh"
-for tool in dpkg-deb dpkg-shlibdeps; do
+for tool in dpkg-deb dpkg-shlibdeps file; do # (CPack asks file(1) which files are programs)
     command -v $tool >/dev/null || {
         echo "skipped: $tool is not installed"
         exit 77

@@ -175,7 +175,7 @@ bad 'no adapter' 3 'nowhere: holds no adapter_config.json; name the folder of a 
 # --- run directory
 run_case true
 cp -r run "$good/run"
-bad 'run directory of another run' 2 'run/config.cfg: run holds another run: kto.beta was 0.1 and is now 0.5; choose another train.output_dir or restore the value' true kto.beta=0.5
+bad 'run directory of another run' 2 'run/config.cfg: run holds another run: kto.beta was 0.1 and is now 0.5; that run is finished: to go on from its result, set lora.init = "run/adapter" and another train.output_dir' true kto.beta=0.5
 rm -rf "$good/run"
 if unshare -rm true 2>/dev/null; then
     KTO_REAL=$KTO

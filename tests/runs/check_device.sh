@@ -9,7 +9,7 @@ fail() {
 }
 for device in l4 a10 l40s a100-40 a100 h100 h200; do
     "$KTO" check --device $device a/run.cfg train.output_dir="$WORK/run" >"$WORK/log" 2>&1 || fail "kto check --device $device failed"
-    for words in 'scratch .* MiB' 'train.micro_batch_tokens' 'fits: ' ' s a step by the roofline' 'AdamW '; do
+    for words in 'scratch .* MiB' 'train.micro_batch_tokens' 'fits: ' ' [0-9.]* m*s a step by the roofline' ' steps take [0-9.]* m*s$' 'AdamW '; do
         grep -q "$words" "$WORK/log" || fail "kto check --device $device does not say \"$words\""
     done
 done

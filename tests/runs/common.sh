@@ -3,6 +3,7 @@
 # environment; makes a scratch folder WORK that goes away at the end.
 set -u
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMPI_MCA_plm_rsh_agent=false # all ranks are here, and there may be no ssh
 export OMPI_MCA_hwloc_base_binding_policy=none OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export OMP_WAIT_POLICY=passive # tests share the machine: waiting threads must not spin
 WORK=$(mktemp -d)

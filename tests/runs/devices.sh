@@ -20,7 +20,7 @@ refuse() {
     compgen -G "$WORK/refused/checkpoints/*" >/dev/null && fail "$words: a checkpoint was written"
     return 0
 }
-KTO_STANDIN_DEVICES=0 refuse 1 'error: device\.backend = "cuda": this machine has no GPU'
+KTO_STANDIN_DEVICES=0 refuse 1 'error: this machine has no GPU .*; device\.backend = "cpu" computes on the CPU'
 KTO_STANDIN_DRIVER=12010 refuse 1 'error: .*the driver takes CUDA 12\.1, this program was built with .*update the driver'
 KTO_STANDIN_DRIVER=0 refuse 1 'error: .*no NVIDIA driver is loaded'
 KTO_STANDIN_CAPABILITY=75 refuse 1 'error: Stand-in GPU \(GPU [01]\) has compute capability 7\.5; .*needs 8\.0 or newer'

@@ -49,12 +49,12 @@ KTO_STANDIN_DEVICES=2 KTO_MODULE_DIR=$WORK/modules \
     expect 2 2 'error: NCCL: .*kto_nccl\.so is not there.*device\.comm = "mpi"' device.backend=cuda device.comm=nccl
 KTO_STANDIN_DEVICES=2 KTO_MODULE_DIR=$WORK/modules \
     expect 0 2 'over MPI, through the host, because: .*kto_nccl\.so is not there' device.backend=cuda device.comm=auto
-KTO_MODULE_DIR=$WORK expect 2 1 'error: device\.backend = "cuda": .*kto_cuda\.so is not there; .*KTO_CUDA' device.backend=cuda
+KTO_MODULE_DIR=$WORK expect 2 1 'error: the CUDA device: .*kto_cuda\.so is not there; .*KTO_CUDA' device.backend=cuda
 KTO_MODULE_DIR=$WORK expect 0 1 '^device .*CPU' device.backend=auto
 expect 2 2 'error: device\.comm = "nccl" sums on GPUs' device.backend=cpu device.comm=nccl
 
 # A machine without a GPU: refused by "cuda", the CPU by "auto", which says why.
-KTO_STANDIN_DEVICES=0 expect 1 1 'error: device\.backend = "cuda": this machine has no GPU' device.backend=cuda
+KTO_STANDIN_DEVICES=0 expect 1 1 'error: this machine has no GPU .*; device\.backend = "cpu" computes on the CPU' device.backend=cuda
 KTO_STANDIN_DEVICES=0 expect 0 1 '^device .*the CPU, because: .*no GPU' device.backend=auto
 
 # Ranks that are not alike: devices, then weights. differ SETTING SETTING WORDS: what env sets for rank 0 and for rank 1.

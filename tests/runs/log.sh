@@ -51,6 +51,20 @@ for column in $("$KTO" log "$WORK/first" --csv | head -n 1 | tr , ' '); do
     [[ $column == run || $column == group ]] || grep -q "^| \`$column\` |" "$root/docs/logs.md" || fail "docs/logs.md lacks $column"
 done
 
+# Batches of one class have no margin, which is neither a number nor "nan".
+train d 1 "$WORK/classes" train.global_batch_size=2 train.max_steps=4 train.logging_steps=1 train.eval_steps=0
+grep -q '^step 1/4 .*  margin -  ' "$WORK/log" || fail "a step without a margin: $(grep '^step 1' "$WORK/log")"
+grep -q 'nan' "$WORK/log" && fail "nan: $(grep 'nan' "$WORK/log")"
+log "$WORK/classes" || fail "exit code $?"
+grep -qi 'nan' "$WORK/out" && fail "kto log says nan"
+says '^  rewards_margins  *-  *-'
+log "$WORK/classes" --follow && says '^train step 1 .*  rewards_margins -  '
+
+# The words of a DPO run's configuration.
+train dpo 1 "$WORK/dpo" train.max_steps=2 train.eval_steps=0
+log "$WORK/dpo" || fail "exit code $?"
+says '^  loss      dpo, beta 0.*, [0-9]* pairs a step'
+
 wait_for() { # FILE, which the run makes
     until [[ -e $1 ]]; do
         kill -0 $trainer 2>/dev/null || fail "the run failed"

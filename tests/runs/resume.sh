@@ -51,3 +51,6 @@ grep -q 'holds another run: train.learning_rate was .* and is now 0.5' "$WORK/lo
     echo "another run's folder was not refused (exit code $status)"
     exit 1
 }
+# ... and how to go on from a result is what the refusal says.
+advice=$(grep -o 'lora.init = "[^"]*"' "$WORK/log" | tr -d ' ')
+train "$name" "$ranks" "$WORK/more" "${words[@]}" "$advice" train.max_steps=1

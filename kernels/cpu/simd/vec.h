@@ -150,8 +150,7 @@ ALWAYS_INLINE __m128 sums_of_lanes(const vf v[4]) {
 
 // --- functions ---
 
-// Lanes from
-// `n` on become `other`.
+// Lanes from `n` on become `other`.
 ALWAYS_INLINE vf keep_first(vf x, int32_t n, float other) {
 #ifdef __AVX512F__
     return _mm512_mask_blend_ps((__mmask16)((1u << n) - 1), vset(other), x);

@@ -14,6 +14,18 @@
 enum { WASTE_MAX = 7 };
 
 static RowSet set;
+static int32_t scratch[2 * (ROWS_MAX + 1)];
+
+// The linker gives these to what is tested in the place of malloc and realloc. Counts down to the one that fails.
+static int allocations_left = -1;
+void *__real_malloc(size_t bytes);
+void *__real_realloc(void *old, size_t bytes);
+void *__wrap_malloc(size_t bytes) {
+    return allocations_left-- == 0 ? NULL : __real_malloc(bytes);
+}
+void *__wrap_realloc(void *old, size_t bytes) {
+    return allocations_left-- == 0 ? NULL : __real_realloc(old, bytes);
+}
 
 // Nodes of the trie of the prefixes of rows[slot[..]]: for each row what no row before it has.
 static int64_t trie_size(const BatchRow *rows, const int32_t *slot, int32_t count, bool share) {
@@ -126,7 +138,7 @@ static void check_layout(const BatchRow *rows, const int32_t *slot, int32_t coun
     }
     assert_int_equal(m->n_grad - m->n_prefix, scored_tokens[0]);
     assert_int_equal(m->n_total - m->n_grad, scored_tokens[1]);
-    TokenCount tokens = batch_count(rows, slot, count, roles, share);
+    TokenCount tokens = batch_count(rows, slot, count, roles, share, scratch);
     assert_int_equal(tokens.prefix, m->n_prefix);
     assert_int_equal(tokens.policy, scored_tokens[0]);
     assert_int_equal(tokens.kl, scored_tokens[1]);
@@ -377,7 +389,8 @@ static void test_plan(void **state) {
             for (int32_t k = 0; k < plan->micro_count; k++) {
                 const int32_t from = plan->micro_first[k], to = plan->micro_first[k + 1];
                 assert_true(from == next && to > from);
-                TokenCount tokens = batch_count(set.rows, plan->slot + from, to - from, ROLES_ALL, options.share);
+                TokenCount tokens =
+                    batch_count(set.rows, plan->slot + from, to - from, ROLES_ALL, options.share, scratch);
                 computed.prefix += tokens.prefix;
                 computed.policy += tokens.policy;
                 computed.kl += tokens.kl;
@@ -402,10 +415,40 @@ static void test_plan(void **state) {
     for (int i = 0; i < 6; i++) batch_plan_free(&plans[i]);
 }
 
+// Whichever allocation fails, in a first batch or a later, larger one, it is said, and nothing is laid out by what is
+// not there.
+static void test_no_memory(void **state) {
+    (void)state;
+    Rng rng = rng_make(5, 0, 0);
+    bool failed = true;
+    for (int failing = 0; failed; failing++) {
+        BatchPlan plan = {0};
+        MicroBatch layout = {0};
+        Status status = STATUS_OK;
+        allocations_left = failing;
+        for (int32_t count = 3; count <= ROWS_MAX && status == STATUS_OK; count += ROWS_MAX - 3) {
+            const BatchOptions options = {.ranks = 1, .micro_batch_tokens = 100, .share = true};
+            random_rows(&set, &rng, count, 2, PROMPT_MAX, true);
+            status = batch_plan(set.rows, count, &options, &plan);
+            if (status == STATUS_OK) status = batch_layout(set.rows, plan.slot, count, ROLES_ALL, true, &layout);
+            if (status != STATUS_OK) continue;
+            check_segments(&layout);
+            assert_int_equal(layout.scored_count, 2 * count);
+        }
+        failed = allocations_left < 0;
+        assert_int_equal(status, failed ? STATUS_FAILED : STATUS_OK);
+        assert_true(failed || failing > 10); // allocations did fail
+        batch_plan_free(&plan);
+        micro_batch_free(&layout);
+        error_clear();
+    }
+    allocations_left = -1;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_by_hand),    cmocka_unit_test(test_pairs_by_hand), cmocka_unit_test(test_layout),
-        cmocka_unit_test(test_exact_trie), cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_exact_trie), cmocka_unit_test(test_plan),          cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
