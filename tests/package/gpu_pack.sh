@@ -75,6 +75,8 @@ export KTO_MODULE_DIR
 train standin-1 1 device.backend=cuda
 train standin-2 2 device.backend=cuda device.comm=nccl
 for run in two standin-1 standin-2; do build-gpu/tests/runs/compare_runs near /pack/alone /pack/$run 1e-4; done
+tools/gpu_check --standin --steps build,golden
+grep 'skip .*build: .* for compute capability 9.0, was packed' build-gpu/check/report.txt
 END
 env -i PATH=/usr/bin:/bin HOME=/ LC_ALL=C "$(type -P chroot)" "$root" bash /pack/try.sh >"$WORK/log" 2>&1 || {
     cat "$WORK/log"
