@@ -28,7 +28,8 @@ typedef struct Shares {
 } Shares;
 
 static const Shares hopper_bf16 = {
-    .source = "measured on an H200 (docs/gpu.md); attention on its own, at 107 and at 2,048 tokens a row",
+    .source = "measured on an H200 (docs/gpu.md); not measured: attention of rows between 107 and 2,048 tokens, AdamW; "
+              "fitted: LoRA",
     .products = 0.90, // 714 TFLOP/s with 2,081 rows, 613 with 1,136
     .products_rows = 513,
     .attention_forward = {0.303, 0.362},  // 8 rows of 2,048 tokens: 474 us with 32 heads of 64, 785 us with 32 of 128
@@ -37,7 +38,7 @@ static const Shares hopper_bf16 = {
     .attention_backward_least = 46e-6,
     .lora = 0.80,    // products and LoRA together: 45 ms (real-all), 52 ms (wide)
     .rows = 0.61,    // 2.35 ms for the 6.88 GB of "plain"
-    .streams = 0.75, // assumed; AdamW alone is neither
+    .streams = 0.75, // assumed
     .launch = 4.6e-6,
 };
 static const Shares others_bf16 = {
@@ -67,8 +68,7 @@ static const Shares *shares_of(const RooflineDevice *device, DType dtype) {
     return device->hopper ? &hopper_bf16 : &others_bf16;
 }
 
-// 1,073 for the 22 layers of "plain".
-#define LAUNCHES_A_LAYER 48
+#define LAUNCHES_A_LAYER 48 // 1,073 for the 22 layers of "plain"
 
 const char *const roofline_class_names[ROOFLINE_CLASSES] = {
     "linear layers", "LM head", "attention, forward", "attention, backward", "LoRA", "norms, rotations, SwiGLU",

@@ -1,6 +1,6 @@
 // What a training step would take on a device that is not here: its memory by class and its seconds by a roofline
 // (Williams et al., CACM 52(4), 2009), from data sheets, the configuration and the layout of the rows. docs/speed.md
-// has the formula and says where the assumed shares come from. Plain arithmetic: it opens no device.
+// has the formula, docs/gpu.md says where the shares come from. Plain arithmetic: it opens no device.
 #pragma once
 #include "src/model.h"
 
