@@ -1,5 +1,6 @@
-// Measures the rate of cuBLASLt's matrix products on a GPU, on the shapes of one training step: the yardstick of
-// tools/gpu_check. It calls cuBLASLt itself and not kernels/, because the yardstick must not share the code it judges.
+// Measures the rate of cuBLASLt's matrix products on a GPU, in bf16 on the shapes of one training step: the yardstick
+// of tools/gpu_check. It calls cuBLASLt itself and not kernels/, because the yardstick must not share the code it
+// judges.
 //
 //     bench_gemm MODEL_DIR PREFIX SCORED KL shapes | bench_gemm_cuda      prints one line "KEY VALUE" a figure
 //
@@ -50,7 +51,7 @@ static cublasLtMatrixLayout_t row_major(long rows, long columns, cudaDataType_t 
     return layout;
 }
 
-// Random values of about 1 in either type: equal ones draw less power, and run faster on a GPU that is held back by it.
+// Random values of about 1: equal ones draw less power, and run faster on a GPU that is held back by it.
 static void fill(char *device, size_t bytes) {
     enum { CHUNK = 1 << 22 };
     uint16_t *host = malloc(CHUNK * sizeof *host);
@@ -73,8 +74,9 @@ static int by_value(const void *a, const void *b) {
 }
 
 // Seconds of one product; 0: cuBLASLt has no algorithm for it.
-static double measure(Bench *bench, const Shape *shape, cudaDataType_t type) {
-    const size_t element = type == CUDA_R_16BF ? 2 : 4;
+static double measure(Bench *bench, const Shape *shape) {
+    const cudaDataType_t type = CUDA_R_16BF;
+    const size_t element = sizeof(uint16_t);
     const long in = shape->backward ? shape->out : shape->in, out = shape->backward ? shape->in : shape->out;
     const cudaDataType_t result = shape->f32_result ? CUDA_R_32F : type;
     const cublasOperation_t transpose = CUBLAS_OP_T;
@@ -120,15 +122,14 @@ static double measure(Bench *bench, const Shape *shape, cudaDataType_t type) {
 }
 
 // Operations of a step over the seconds that its products take.
-static double step_rate(Bench *bench, const Shape *shapes, int count, cudaDataType_t type) {
-    const char *type_name = type == CUDA_R_16BF ? "bf16" : "fp32";
+static double step_rate(Bench *bench, const Shape *shapes, int count) {
     double work = 0, time = 0;
     for (int i = 0; i < count; i++) {
         const Shape *s = &shapes[i];
         const double flops = 2.0 * (double)s->rows * (double)s->in * (double)s->out;
-        const double seconds = measure(bench, s, type);
+        const double seconds = measure(bench, s);
         require(seconds > 0, "a product of this shape");
-        fprintf(stderr, "%s %-8s %-8s [%5ld, %5ld] x W[%5ld, %5ld]  x%-4.0f %9.0f GFLOP/s\n", type_name,
+        fprintf(stderr, "%-8s %-8s [%5ld, %5ld] x W[%5ld, %5ld]  x%-4.0f %9.0f GFLOP/s\n",
                 s->backward ? "backward" : "forward", s->name, s->rows, s->backward ? s->out : s->in, s->out, s->in,
                 s->uses, flops / seconds * 1e-9);
         work += s->uses * flops;
@@ -165,7 +166,6 @@ int main(void) {
     fill(bench.pool, POOL_BYTES);
     fill(bench.x, widest * sizeof(float));
     printf("useful_gflop %.3f\n", work * 1e-9);
-    printf("bf16_gflops %.1f\n", step_rate(&bench, shapes, count, CUDA_R_16BF) * 1e-9);
-    printf("fp32_gflops %.1f\n", step_rate(&bench, shapes, count, CUDA_R_32F) * 1e-9);
+    printf("bf16_gflops %.1f\n", step_rate(&bench, shapes, count) * 1e-9);
     return 0;
 }

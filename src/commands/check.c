@@ -86,9 +86,9 @@ static double useful_flops(const Estimate *e) {
 
 static void describe_time(const Estimate *e, const RooflineDevice *device) {
     RooflineWork work;
-    double seconds[ROOFLINE_CLASSES];
+    double seconds[ROOFLINE_CLASSES], host;
     roofline_work(&e->model, &e->options, &e->tokens, &work);
-    const double step = roofline_seconds(device, e->options.device.dtype, &work, seconds);
+    const double step = roofline_seconds(device, e->options.device.dtype, &work, seconds, &host);
     const int64_t steps = run_total_steps(e->run);
     char one[32], all[32];
     log_info("%-8s %s a step by the roofline of docs/speed.md, %.0f tokens/s over %d rank%s; %lld steps take %s",
@@ -98,6 +98,24 @@ static void describe_time(const Estimate *e, const RooflineDevice *device) {
     for (int i = 0; i < ROOFLINE_CLASSES; i++)
         log_info("%-8s   %-26s %9.2f ms  %9.3f TFLOP  %8.3f GB", "", roofline_class_names[i], seconds[i] * 1e3,
                  work.flops[i] / 1e12, work.bytes[i] / 1e9);
+    log_info("%-8s   %-26s %9.2f ms of the host, beside that", "", "launches", host * 1e3);
+    log_info("%-8s   shares of the rates: %s", "", roofline_shares_source(device, e->options.device.dtype));
+}
+
+// What is left beside weights and adapters, and how large micro-batches it allows.
+static void describe_room(const Estimate *e, const RooflineDevice *device, double room, int64_t largest) {
+    ModelOptions again = e->options;
+    again.recompute = true;
+    const int64_t most = memory_plan_largest_micro_batch(&e->model, &again, room);
+    const double limit = device->memory_gib * 0x1p30 * MEMORY_PLAN_SHARE;
+    if (most == 0)
+        log_warning("this model does not fit %s: weights and adapters are %.0f MiB, and a run takes at most %.0f MiB",
+                    device->title, (limit - room) / 0x1p20, limit / 0x1p20);
+    else if (e->options.recompute)
+        log_info("%-8s %.0f MiB are left for a micro-batch: at most %lld tokens", "", room / 0x1p20, (long long)most);
+    else
+        log_info("%-8s %.0f MiB are left for a micro-batch: at most %lld tokens, %lld with train.recompute = \"layer\"",
+                 "", room / 0x1p20, (long long)largest, (long long)most);
 }
 
 // What the run would be on a device that need not be here, one for each rank.
@@ -109,7 +127,7 @@ static Status describe_device(Estimate *e, const RooflineDevice *device) {
     const double weights = (double)model_weight_bytes(&e->model, e->options.device.dtype);
     const double adapters = (double)roofline_adapter_bytes(&e->model, &e->options);
     const double room = total * MEMORY_PLAN_SHARE - weights - adapters;
-    const int64_t largest = room > 0 ? memory_plan_largest_micro_batch(&e->model, &e->options, room) : 0;
+    const int64_t largest = memory_plan_largest_micro_batch(&e->model, &e->options, room);
     if (largest > 0 && run->config.train.micro_batch_tokens == 0) {
         run->step.micro_batch_tokens = largest;
         TRY(measure(e));
@@ -123,10 +141,8 @@ static Status describe_device(Estimate *e, const RooflineDevice *device) {
     log_info("%-8s weights %.0f MiB, adapters %.1f MiB, activations %.0f MiB, scratch %.0f MiB%s", "memory",
              weights / 0x1p20, adapters / 0x1p20, activations / 0x1p20, (working - activations) / 0x1p20,
              e->options.backend != NULL ? "" : " (assumed: the CUDA device is not built here)");
-    if (largest == 0) {
-        log_warning("this model does not fit %s with one token a micro-batch", device->title);
-        return STATUS_OK;
-    }
+    describe_room(e, device, room, largest);
+    if (largest == 0) return STATUS_OK;
     log_info("%-8s train.micro_batch_tokens %s%lld; the largest micro-batch has %lld tokens", "",
              run->config.train.micro_batch_tokens == 0 ? "would be " : "", (long long)run->step.micro_batch_tokens,
              (long long)e->size.all);
@@ -192,7 +208,7 @@ static const Flag check_flags[] = {
      .value = "NAME",
      .kind = FLAG_TEXT,
      .offset = offsetof(CheckOptions, device),
-     .help = "also what a run on l4, a10, l40s, a100-40, a100, h100 or h200 would need and take; opens none"},
+     .help = "also what a run on l4, a10, 4090, l40s, a100-40, a100, h100 or h200 would need and take; opens none"},
     {0}};
 
 const Command command_check = {

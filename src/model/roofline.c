@@ -5,24 +5,74 @@
 
 // Rates: the data sheets' figures without sparsity. Memory: what CUDA reports, which is less than what the sheets say.
 static const RooflineDevice devices[] = {
-    {"l4", "NVIDIA L4, 24 GB", 22.0, 121, 30.3, 300, "NVIDIA L4 Tensor Core GPU datasheet"},
-    {"a10", "NVIDIA A10, 24 GB", 22.0, 125, 31.2, 600, "NVIDIA A10 Tensor Core GPU datasheet"},
-    {"l40s", "NVIDIA L40S, 48 GB", 44.0, 362, 91.6, 864, "NVIDIA L40S datasheet"},
-    {"a100-40", "NVIDIA A100 PCIe, 40 GB", 39.0, 312, 19.5, 1555, "NVIDIA A100 Tensor Core GPU datasheet"},
-    {"a100", "NVIDIA A100 SXM, 80 GB", 79.0, 312, 19.5, 2039, "NVIDIA A100 Tensor Core GPU datasheet"},
-    {"h100", "NVIDIA H100 SXM, 80 GB", 79.0, 989, 67, 3350, "NVIDIA H100 Tensor Core GPU datasheet"},
-    {"h200", "NVIDIA H200 SXM, 141 GB", 139.0, 989, 67, 4800, "NVIDIA H200 Tensor Core GPU datasheet"},
+    {"l4", "NVIDIA L4, 24 GB", 22.0, 121, 30.3, 300, "NVIDIA L4 Tensor Core GPU datasheet", false},
+    {"a10", "NVIDIA A10, 24 GB", 22.0, 125, 31.2, 600, "NVIDIA A10 Tensor Core GPU datasheet", false},
+    {"4090", "NVIDIA GeForce RTX 4090, 24 GB", 23.5, 165.2, 82.6, 1008, "NVIDIA Ada GPU architecture white paper",
+     false},
+    {"l40s", "NVIDIA L40S, 48 GB", 44.0, 362, 91.6, 864, "NVIDIA L40S datasheet", false},
+    {"a100-40", "NVIDIA A100 PCIe, 40 GB", 39.0, 312, 19.5, 1555, "NVIDIA A100 Tensor Core GPU datasheet", false},
+    {"a100", "NVIDIA A100 SXM, 80 GB", 79.0, 312, 19.5, 2039, "NVIDIA A100 Tensor Core GPU datasheet", false},
+    {"h100", "NVIDIA H100 SXM, 80 GB", 79.0, 989, 67, 3350, "NVIDIA H100 Tensor Core GPU datasheet", true},
+    {"h200", "NVIDIA H200 SXM, 141 GB", 139.0, 989, 67, 4800, "NVIDIA H200 Tensor Core GPU datasheet", true},
 };
 enum { DEVICES = sizeof devices / sizeof *devices };
 
-// Shares of a device's rates that a class is taken to reach. Assumptions, not measurements: docs/speed.md.
-static const double peak_share[ROOFLINE_CLASSES] = {
-    [ROOFLINE_LINEAR] = 0.6, [ROOFLINE_HEAD] = 0.6, [ROOFLINE_ATTENTION] = 0.1,
-    [ROOFLINE_LORA] = 0.1,   [ROOFLINE_ROWS] = 1,   [ROOFLINE_ADAMW] = 1};
-#define BANDWIDTH_SHARE 0.75
+// What parts of a device's rates a class reaches. docs/gpu.md derives them from its report.
+typedef struct Shares {
+    const char *source;
+    double products, products_rows;                     // of peak: products / (1 + products_rows / rows)
+    double attention_forward[2], attention_backward[2]; // of peak, for head_dim up to 64 and above
+    double attention_least, attention_backward_least;   // seconds of a layer that hardly has work
+    double lora, rows, streams;                         // of bandwidth: LoRA; norms, rotations, SwiGLU; the rest
+    double launch;                                      // seconds of the host
+} Shares;
+
+static const Shares hopper_bf16 = {
+    .source = "measured on an H200 (docs/gpu.md); not measured: attention of rows between 107 and 2,048 tokens, AdamW; "
+              "fitted: LoRA",
+    .products = 0.90, // 714 TFLOP/s with 2,081 rows, 613 with 1,136
+    .products_rows = 513,
+    .attention_forward = {0.303, 0.362},  // 8 rows of 2,048 tokens: 474 us with 32 heads of 64, 785 us with 32 of 128
+    .attention_backward = {0.250, 0.224}, // 1,439 and 3,154 us
+    .attention_least = 16e-6, // 16 rows of 107 tokens: 20 us forward, 54 us backward, 4 and 8 of them by the shares
+    .attention_backward_least = 46e-6,
+    .lora = 0.80,    // products and LoRA together: 45 ms (real-all), 52 ms (wide)
+    .rows = 0.61,    // 2.35 ms for the 6.88 GB of "plain"
+    .streams = 0.75, // assumed
+    .launch = 4.6e-6,
+};
+static const Shares others_bf16 = {
+    .source = "assumed; attention and launches as on an H200",
+    .products = 0.60,
+    .attention_forward = {0.303, 0.362},
+    .attention_backward = {0.250, 0.224},
+    .attention_least = 16e-6,
+    .attention_backward_least = 46e-6,
+    .lora = 0.75,
+    .rows = 0.75,
+    .streams = 0.75,
+    .launch = 4.6e-6,
+};
+static const Shares all_fp32 = {
+    .source = "assumed",
+    .products = 0.60,
+    .attention_forward = {0.1, 0.1}, // kernels without tensor cores
+    .attention_backward = {0.1, 0.1},
+    .lora = 0.75,
+    .rows = 0.75,
+    .streams = 0.75,
+    .launch = 4.6e-6,
+};
+static const Shares *shares_of(const RooflineDevice *device, DType dtype) {
+    if (dtype != DTYPE_BF16) return &all_fp32;
+    return device->hopper ? &hopper_bf16 : &others_bf16;
+}
+
+#define LAUNCHES_A_LAYER 48 // 1,073 for the 22 layers of "plain"
 
 const char *const roofline_class_names[ROOFLINE_CLASSES] = {
-    "linear layers", "LM head", "attention", "LoRA", "norms, rotations, SwiGLU", "AdamW"};
+    "linear layers", "LM head", "attention, forward", "attention, backward", "LoRA", "norms, rotations, SwiGLU",
+    "AdamW"};
 
 Status roofline_device(const char *name, const RooflineDevice **out) {
     char known[128] = "";
@@ -129,11 +179,13 @@ static void count_attention(const ModelConfig *c, const ModelOptions *options, c
     const double scored = t->policy_keys + t->kl_keys, kept = t->prefix_keys + t->policy_keys;
     const double forward = (t->two_pass ? 2 : 1) * t->prefix_keys + scored, again = options->recompute ? kept : 0;
     work->flops[ROOFLINE_ATTENTION] += 4 * q * (inner * (forward + again) + scored);
-    work->flops[ROOFLINE_ATTENTION] += 10 * q * (inner * kept + t->policy_keys);
+    work->flops[ROOFLINE_ATTENTION_BACKWARD] += 10 * q * (inner * kept + t->policy_keys);
     // q, out, k, v forward; those, their gradients and the output's backward.
     const double rows = inner * (p->forward + p->again) + p->scored;
     work->bytes[ROOFLINE_ATTENTION] += element * (2 * q + 2 * kv) * rows;
-    work->bytes[ROOFLINE_ATTENTION] += element * (4 * q + 4 * kv) * (inner * p->kept + p->gradient);
+    work->bytes[ROOFLINE_ATTENTION_BACKWARD] += element * (4 * q + 4 * kv) * (inner * p->kept + p->gradient);
+    work->passes[ROOFLINE_ATTENTION] = (p->reads + p->reads_again) * c->layers;
+    work->passes[ROOFLINE_ATTENTION_BACKWARD] = p->reads_backward * c->layers;
 }
 
 // Forward reads x, writes h, reads and writes y; backward reads dy twice, x, h, and reads and writes dx.
@@ -174,7 +226,9 @@ void roofline_work(const ModelConfig *config, const ModelOptions *options, const
                    RooflineWork *out) {
     const Passes passes = passes_of(options, tokens);
     const double element = (double)dtype_size(options->device.dtype);
-    *out = (RooflineWork){0};
+    *out = (RooflineWork){.rows = (tokens->prefix + tokens->policy + tokens->kl) / tokens->micro_batches,
+                          .launches = LAUNCHES_A_LAYER * config->layers * tokens->micro_batches,
+                          .head_dim = config->head_dim};
     count_linear(config, &passes, element, out);
     count_head(config, &passes, element, out);
     count_attention(config, options, tokens, &passes, element, out);
@@ -183,15 +237,34 @@ void roofline_work(const ModelConfig *config, const ModelOptions *options, const
     count_adamw(config, options, out);
 }
 
+const char *roofline_shares_source(const RooflineDevice *device, DType dtype) {
+    return shares_of(device, dtype)->source;
+}
+
 double roofline_seconds(const RooflineDevice *device, DType dtype, const RooflineWork *work,
-                        double seconds[ROOFLINE_CLASSES]) {
+                        double seconds[ROOFLINE_CLASSES], double *host) {
+    const Shares *s = shares_of(device, dtype);
     const double peak = 1e12 * (dtype == DTYPE_BF16 ? device->bf16_tflops : device->fp32_tflops);
-    const double bandwidth = 1e9 * device->gigabytes_per_second * BANDWIDTH_SHARE;
+    const double bandwidth = 1e9 * device->gigabytes_per_second;
+    const int wide = work->head_dim > 64;
+    const double products = s->products / (1 + s->products_rows / work->rows);
+    const struct {
+        double peak, bandwidth, least;
+    } reached[ROOFLINE_CLASSES] = {
+        [ROOFLINE_LINEAR] = {products, s->streams, 0},
+        [ROOFLINE_HEAD] = {products, s->streams, 0},
+        [ROOFLINE_ATTENTION] = {s->attention_forward[wide], s->streams, s->attention_least},
+        [ROOFLINE_ATTENTION_BACKWARD] = {s->attention_backward[wide], s->streams, s->attention_backward_least},
+        [ROOFLINE_LORA] = {products, s->lora, 0},
+        [ROOFLINE_ROWS] = {1, s->rows, 0},
+        [ROOFLINE_ADAMW] = {1, s->streams, 0}};
     double total = 0;
     for (int i = 0; i < ROOFLINE_CLASSES; i++) {
-        const double compute = work->flops[i] / (peak_share[i] * peak), move = work->bytes[i] / bandwidth;
-        seconds[i] = compute > move ? compute : move;
+        const double compute = work->flops[i] / (reached[i].peak * peak);
+        const double move = work->bytes[i] / (reached[i].bandwidth * bandwidth);
+        seconds[i] = (compute > move ? compute : move) + work->passes[i] * reached[i].least;
         total += seconds[i];
     }
-    return total;
+    *host = work->launches * s->launch;
+    return total > *host ? total : *host;
 }
