@@ -230,15 +230,15 @@ static Status read_no_rope(const Reader *in, ModelConfig *out) {
 static Status read_multipliers(const Reader *in, ModelConfig *out) {
     const struct {
         const char *key;
-        float *to, missing;
-    } all[] = {{"embedding_multiplier", &out->embedding_multiplier, 1},
-               {"residual_multiplier", &out->residual_multiplier, 1},
-               {"attention_multiplier", &out->attention_scale, 1},
-               {"logits_scaling", &out->logits_scaling, 1}};
+        float *to;
+    } all[] = {{"embedding_multiplier", &out->embedding_multiplier},
+               {"residual_multiplier", &out->residual_multiplier},
+               {"attention_multiplier", &out->attention_scale},
+               {"logits_scaling", &out->logits_scaling}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        double value;
-        TRY(read_number(in, in->root, all[i].key, 1e-6, 1e6, all[i].missing, &value));
-        *all[i].to = out->family == MODEL_GRANITE ? (float)value : all[i].missing;
+        double value = 1;
+        if (out->family == MODEL_GRANITE) TRY(read_number(in, in->root, all[i].key, 1e-6, 1e6, 1, &value));
+        *all[i].to = (float)value;
     }
     if (out->family != MODEL_GRANITE) out->attention_scale = 1 / sqrtf((float)out->head_dim);
     return STATUS_OK;

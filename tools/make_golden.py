@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the fixtures under tests/golden that only Python can make: the tiny model, and what TRL and transformers say.
 
-    make_golden.py [--out tests/golden] [tiny-model] [model] [a] [b] [c] [d] [dpo] [dpo-chat] [long]
+    make_golden.py [--out tests/golden] [tiny-model] [model] [model/NAME] [RUN ...]
                                                                                     (default: everything but long)
 
 Run by maintainers with torch, transformers, peft, trl 1.16 and sentencepiece; nothing in the build or the tests needs it.
@@ -10,6 +10,7 @@ All seeds are fixed: the same library versions on the same machine give the same
 tiny-model/     a random Llama with its own SentencePiece tokenizer, laid out like TinyLlama-1.1B-Chat-v1.0
 a b c d long    one training run each: run.cfg, rows, starting adapter, and per step what TRL's KTOTrainer computed
 dpo dpo-chat    the same on pairs, from TRL's DPOTrainer
+qwen2 ...       the same as b, shorter, with a model of each family of FAMILIES
 model/          forward values and LoRA gradients of the full model, from transformers (layout: model/README.md)
 """
 
@@ -327,6 +328,7 @@ class Run:
     """One golden run. The defaults are those of our configuration, so that run.cfg shows what the run is about."""
 
     name: str
+    model: str = "tiny-model"
     rows: callable = None
     rows_of: str = ""  # another run's rows instead
     eval_rows: callable = None
@@ -353,6 +355,30 @@ class Run:
 
 def alternate(i, rng):
     return rng.random() < 0.5
+
+
+# Small random models of other families than Llama: name, transformers' class, and what differs from its defaults.
+FAMILIES = [
+    ("qwen2", "Qwen2ForCausalLM", dict(heads=4, kv_heads=2)),
+    ("qwen3", "Qwen3ForCausalLM", dict(heads=2, kv_heads=1, head_dim=12)),
+    ("granite", "GraniteForCausalLM", dict(heads=4, kv_heads=2, embedding_multiplier=3.0, residual_multiplier=0.6,
+                                           attention_multiplier=0.2, logits_scaling=0.75)),
+    ("smollm3", "SmolLM3ForCausalLM", dict(heads=4, kv_heads=2, no_rope_layers=[0, 1])),
+    ("olmo2", "Olmo2ForCausalLM", dict(heads=4, kv_heads=2)),
+]  # fmt: skip
+
+
+def family_config(architecture, vocab, hidden, layers, intermediate, heads, kv_heads, **more):
+    """config.json as transformers writes it."""
+    import transformers
+
+    kind = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
+    config = kind(
+        vocab_size=vocab, hidden_size=hidden, num_hidden_layers=layers, intermediate_size=intermediate,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, bos_token_id=1, eos_token_id=2, pad_token_id=None,
+        architectures=[architecture], dtype="bfloat16", **more,
+    )  # fmt: skip
+    return json.loads(config.to_json_string())
 
 
 RUNS = [
@@ -388,11 +414,19 @@ RUNS = [
         beta=0.4, batch=5, epochs=2.0, learning_rate=2e-3, scheduler="linear", warmup_steps=4, weight_decay=0.1,
         max_grad_norm=0.5, eval_steps=15,
     ),
+] + [
+    # Run b's rows and settings, shorter, with a model of each other family. (From seed 6, a coordinate of OLMo 2's has a
+    # first gradient that is rounding alone, which AdamW makes a whole step of.)
+    Run(
+        name, model=f"{name}/model", rows_of="b", targets=SEVEN, start_b=0.07, start_seed=7 if name == "olmo2" else 6,
+        max_length=48, max_steps=12, learning_rate=1e-3,
+    )
+    for name, _, _ in FAMILIES
 ]
 
 CONFIG = """# Golden run ({name}): made by tools/make_golden.py, which ran TRL's {trainer} on the same rows.
 # Paths are relative to tests/golden, the directory the tests run it from.
-model:  {{ path = "tiny-model"; dtype = "float32"; }};
+model:  {{ path = "{model}"; dtype = "float32"; }};
 data:   {{ train = "{rows}"; eval = "{eval}"; max_length = {max_length}; order = "sequential"; }};
 lora:   {{ r = {r}; alpha = {alpha}; target_modules = [{targets}]; init = "{name}/adapter_start"; }};
 kto:    {{ loss_type = "{loss_type}"; beta = {beta}; desirable_weight = {desirable_weight}; undesirable_weight = {undesirable_weight}; }};
@@ -480,7 +514,7 @@ def train_with_trl(out, run, attention="sdpa", pad_to=None):
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     tokenizer = fast_tokenizer(out / "tiny-model")
-    model = AutoModelForCausalLM.from_pretrained(out / "tiny-model", dtype=torch.float32, attn_implementation=attention)
+    model = AutoModelForCausalLM.from_pretrained(out / run.model, dtype=torch.float32, attn_implementation=attention)
     folder = out / run.name
 
     def dataset(path):
@@ -562,6 +596,14 @@ def movement_share(start, one, two):
     return math.sqrt(between / moved)
 
 
+def make_family_model(out, seed, name, architecture, more):
+    """A model of the family with tiny-model's tokenizer."""
+    folder = out / name / "model"
+    write_model(folder, family_config(architecture, **{**dict(vocab=512, hidden=32, layers=2, intermediate=48), **more}), seed)
+    for file in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copyfile(out / "tiny-model" / file, folder / file)
+
+
 def make_run(out, run):
     import peft
     import transformers
@@ -585,6 +627,7 @@ def make_run(out, run):
     other, _, other_final, _ = train_with_trl(out, run, attention="eager", pad_to=32)
     share, where = worst_share(facts, other)
     moved = movement_share(start, final, other_final)
+    assert moved <= 1e-5, f"{run.name}: TRL ends {moved:.2e} of its way from itself; tests/runs/compare_golden.c counts on 1e-5"
     write_adapter(folder / "adapter_start", config, start)
     save_file(final, folder / "adapter_final.safetensors")
     golden = {
@@ -632,30 +675,6 @@ safetensors: `grad.<PEFT name>` [rows, cols]: the gradient of sum_i c_i logp_i w
 logp_i is the sum over sequence i's scored tokens, adapters on; `hidden.<i>` [tokens, hidden]: the last hidden state after the
 final norm, adapters on.
 """
-
-
-# Small random models of other families than Llama: name, transformers' class, and what differs from its defaults.
-FAMILIES = [
-    ("qwen2", "Qwen2ForCausalLM", dict(heads=4, kv_heads=2)),
-    ("qwen3", "Qwen3ForCausalLM", dict(heads=2, kv_heads=1, head_dim=12)),
-    ("granite", "GraniteForCausalLM", dict(heads=4, kv_heads=2, embedding_multiplier=3.0, residual_multiplier=0.6,
-                                           attention_multiplier=0.2, logits_scaling=0.75)),
-    ("smollm3", "SmolLM3ForCausalLM", dict(heads=4, kv_heads=2, no_rope_layers=[0, 1])),
-    ("olmo2", "Olmo2ForCausalLM", dict(heads=4, kv_heads=2)),
-]  # fmt: skip
-
-
-def family_config(architecture, vocab, hidden, layers, intermediate, heads, kv_heads, **more):
-    """config.json as transformers writes it."""
-    import transformers
-
-    kind = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
-    config = kind(
-        vocab_size=vocab, hidden_size=hidden, num_hidden_layers=layers, intermediate_size=intermediate,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, bos_token_id=1, eos_token_id=2, pad_token_id=None,
-        architectures=[architecture], dtype="bfloat16", **more,
-    )  # fmt: skip
-    return json.loads(config.to_json_string())
 
 
 def make_model_golden(out, names):
@@ -738,11 +757,14 @@ def make_model_golden(out, names):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "tests" / "golden")
-    parser.add_argument("what", nargs="*", help="tiny-model, model, model/NAME, a, b, c, d, dpo, dpo-chat, long")
+    parser.add_argument("what", nargs="*", help="tiny-model, model, model/NAME, or the name of a run")
     args = parser.parse_args()
-    what = args.what or ["tiny-model", "a", "b", "c", "d", "dpo", "dpo-chat", "model"]
+    what = args.what or ["tiny-model", "model"] + [run.name for run in RUNS if run.name != "long"]
     if "tiny-model" in what:
         make_tiny_model(args.out / "tiny-model")
+    for seed, family in enumerate(FAMILIES, 51):
+        if family[0] in what:
+            make_family_model(args.out, seed, *family)
     for run in RUNS:
         if run.name in what:
             make_run(args.out, run)

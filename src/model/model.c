@@ -160,37 +160,47 @@ static bool has_ddelta(const ModelConfig *c) {
     return c->residual_multiplier != 1 || arch_tensor(c, ARCH_ATTENTION_OUT_NORM) != NULL;
 }
 
+// Bytes of a row of each kind that is kept.
+static void kept_row_bytes(const ModelConfig *c, const ModelOptions *options, size_t bytes[KEPT_KINDS]) {
+    const size_t t = dtype_size(options->device.dtype), f = sizeof(float);
+    const size_t q = (size_t)c->heads * (size_t)c->head_dim, kv = (size_t)c->kv_heads * (size_t)c->head_dim;
+    const size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, r = (size_t)options->lora_r;
+    const size_t q_norm = norm_width(c, ARCH_Q_NORM), k_norm = norm_width(c, ARCH_K_NORM);
+    const size_t out_norm = norm_width(c, ARCH_ATTENTION_OUT_NORM) > 0;
+    const size_t rows[KEPT_KINDS] = {[KEPT_X] = hidden * t,
+                                     [KEPT_RSTD1] = f,
+                                     [KEPT_Q] = q * t,
+                                     [KEPT_K] = kv * t,
+                                     [KEPT_V] = kv * t,
+                                     [KEPT_ATT] = q * t,
+                                     [KEPT_LSE] = (size_t)c->heads * f,
+                                     [KEPT_X2] = hidden * t,
+                                     [KEPT_RSTD2] = f,
+                                     [KEPT_GATE] = wide * t,
+                                     [KEPT_UP] = wide * t,
+                                     [KEPT_H_QKV] = (size_t)group_size(c, options, GROUP_QKV) * r * t,
+                                     [KEPT_H_O] = (size_t)group_size(c, options, GROUP_O) * r * t,
+                                     [KEPT_H_GATE_UP] = (size_t)group_size(c, options, GROUP_GATE_UP) * r * t,
+                                     [KEPT_H_DOWN] = (size_t)group_size(c, options, GROUP_DOWN) * r * t,
+                                     [KEPT_Q_IN] = q_norm > 0 ? q * t : 0,
+                                     [KEPT_RSTD_Q] = q_norm > 0 ? q / q_norm * f : 0,
+                                     [KEPT_K_IN] = k_norm > 0 ? kv * t : 0,
+                                     [KEPT_RSTD_K] = k_norm > 0 ? kv / k_norm * f : 0,
+                                     [KEPT_ATTENTION_OUT] = out_norm * hidden * t,
+                                     [KEPT_RSTD_ATTENTION_OUT] = out_norm * f,
+                                     [KEPT_MLP_OUT] = out_norm * hidden * t,
+                                     [KEPT_RSTD_MLP_OUT] = out_norm * f};
+    memcpy(bytes, rows, sizeof rows);
+}
+
 // Cuts the arena at `base` (NULL: only counts) and returns its bytes.
 static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64_t keep, int64_t all, char *base,
                         Buffers *out) {
     const size_t t = dtype_size(options->device.dtype), f = sizeof(float), i32 = sizeof(int32_t);
     const size_t q = (size_t)c->heads * (size_t)c->head_dim, kv = (size_t)c->kv_heads * (size_t)c->head_dim;
     const size_t hidden = (size_t)c->hidden, wide = (size_t)c->intermediate, r = (size_t)options->lora_r;
-    const size_t q_norm = norm_width(c, ARCH_Q_NORM), k_norm = norm_width(c, ARCH_K_NORM);
-    const size_t out_norm = norm_width(c, ARCH_ATTENTION_OUT_NORM) > 0;
-    const size_t kept_bytes[KEPT_KINDS] = {[KEPT_X] = hidden * t,
-                                           [KEPT_RSTD1] = f,
-                                           [KEPT_Q] = q * t,
-                                           [KEPT_K] = kv * t,
-                                           [KEPT_V] = kv * t,
-                                           [KEPT_ATT] = q * t,
-                                           [KEPT_LSE] = (size_t)c->heads * f,
-                                           [KEPT_X2] = hidden * t,
-                                           [KEPT_RSTD2] = f,
-                                           [KEPT_GATE] = wide * t,
-                                           [KEPT_UP] = wide * t,
-                                           [KEPT_H_QKV] = (size_t)group_size(c, options, GROUP_QKV) * r * t,
-                                           [KEPT_H_O] = (size_t)group_size(c, options, GROUP_O) * r * t,
-                                           [KEPT_H_GATE_UP] = (size_t)group_size(c, options, GROUP_GATE_UP) * r * t,
-                                           [KEPT_H_DOWN] = (size_t)group_size(c, options, GROUP_DOWN) * r * t,
-                                           [KEPT_Q_IN] = q_norm > 0 ? q * t : 0,
-                                           [KEPT_RSTD_Q] = q_norm > 0 ? q / q_norm * f : 0,
-                                           [KEPT_K_IN] = k_norm > 0 ? kv * t : 0,
-                                           [KEPT_RSTD_K] = k_norm > 0 ? kv / k_norm * f : 0,
-                                           [KEPT_ATTENTION_OUT] = out_norm * hidden * t,
-                                           [KEPT_RSTD_ATTENTION_OUT] = out_norm * f,
-                                           [KEPT_MLP_OUT] = out_norm * hidden * t,
-                                           [KEPT_RSTD_MLP_OUT] = out_norm * f};
+    size_t kept_bytes[KEPT_KINDS];
+    kept_row_bytes(c, options, kept_bytes);
     const struct {
         size_t row_bytes;
         bool of_keep;
@@ -211,8 +221,8 @@ static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64
                         [ONE_DQ] = {q * t, true},
                         [ONE_DK] = {kv * t, true},
                         [ONE_DV] = {kv * t, true},
-                        [ONE_DQ_IN] = {q_norm > 0 ? q * t : 0, true},
-                        [ONE_DK_IN] = {k_norm > 0 ? kv * t : 0, true},
+                        [ONE_DQ_IN] = {norm_width(c, ARCH_Q_NORM) > 0 ? q * t : 0, true},
+                        [ONE_DK_IN] = {norm_width(c, ARCH_K_NORM) > 0 ? kv * t : 0, true},
                         [ONE_DDELTA] = {has_ddelta(c) ? hidden * t : 0, true},
                         [ONE_FACTOR] = {f, true},
                         [ONE_TOKEN] = {i32, false},

@@ -1,5 +1,6 @@
-// A Llama with LoRA adapters on one device: forward and backward over micro-batches, and decoding. Written once for all
-// devices: it calls only the op table (kernels/backend.h). Architecture as transformers' LlamaForCausalLM.
+// A Llama, or a model of its kind (docs/models.md), with LoRA adapters on one device: forward and backward over
+// micro-batches, and decoding. Written once for all devices: it calls only the op table (kernels/backend.h). What is
+// computed is what transformers computes.
 #pragma once
 #include "io/checkpoint.h"
 #include "io/config.h"

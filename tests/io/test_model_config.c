@@ -114,7 +114,7 @@ static void families(void **state) {
                                "\"attention_multiplier\": 0.0625, \"logits_scaling\": 8.0}");
     assert_true(c.embedding_multiplier == 12 && c.residual_multiplier == 0.25f);
     assert_true(c.attention_scale == 0.0625f && c.logits_scaling == 8);
-    c = accepted(LLAMA ", \"embedding_multiplier\": 12}");
+    c = accepted(LLAMA ", \"embedding_multiplier\": \"of no meaning here\"}");
     assert_true(c.embedding_multiplier == 1 && c.residual_multiplier == 1 && c.logits_scaling == 1);
     assert_true(c.attention_scale == 1 / sqrtf(8));
     c = accepted(OF("smollm3") "}");

@@ -122,7 +122,7 @@ bad 'both weights auto' 2 'kto.undesirable_weight=auto: kto.desirable_weight and
 bad 'no model folder' 3 'nowhere: no such folder; model.path must be the folder of a Hugging Face model' true model.path=nowhere
 bad 'folder without config.json' 3 'model: holds no config.json; model.path must be the folder of a Hugging Face model' 'rm model/config.json'
 bad 'broken config.json' 3 "model/config.json:1: broken JSON: '[' or '{' expected near end of file" ': >model/config.json'
-bad 'other model type' 3 'model/config.json: model_type "gpt2" is not supported; supported are "llama" and "mistral"' \
+bad 'other model type' 3 'model/config.json: model_type "gpt2" is not supported: it needs layer norms and learned positions; supported are "llama", "mistral", "qwen2", "qwen3", "granite", "smollm3" and "olmo2"' \
     "sed -i 's/\"llama\"/\"gpt2\"/' model/config.json"
 bad 'no weights' 3 'model: holds neither model.safetensors nor model.safetensors.index.json; fetch the model'"'"'s safetensors weights (pytorch_model.bin is not read)' \
     'rm model/model.safetensors'
