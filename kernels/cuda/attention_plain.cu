@@ -17,7 +17,8 @@ static_assert(ROWS >= ATTENTION_GROUP_MAX, "a tile has a token at least");
 
 template <int COLUMNS> struct Pitch { static constexpr int value = COLUMNS + 1; };
 
-// c[m, n] (+)= a[m, depth] b: TA: a is stored as [depth, m]; TB: b is stored as [n, depth].
+// c[m, n] (+)= a[m, depth] b: TA: a is stored as [depth, m]; TB: b is stored as [n, depth]. Thread t has elements t, t
+// + THREADS, ... in row-major order, as what reads sums later: no barrier stands between.
 template <bool TA, bool TB, bool ADD>
 static __device__ inline void product(int m, int n, int depth, const float *a, int lda, const float *b, int ldb,
                                       float *c, int ldc) {
@@ -118,9 +119,8 @@ plain_forward(AttentionPlan plan, const T *q, const T *k, const T *v, T *out, fl
         s->total[m] = 0;
     }
     for (int32_t start = 0; start < end; start += KEYS) {
-        __syncthreads(); // the block before is done with keys, values and sums
         find_keys(reader, start, end, s->row);
-        __syncthreads();
+        __syncthreads(); // and the block before is done with keys, values and sums
         load_keys<T, HD>(plan, s->row, rows.kv_head, k, s->kv);
         __syncthreads();
         product<false, true, false>(ROWS, KEYS, plan.head_dim, s->q, LD, s->kv, LD, s->p, LD_P);
@@ -131,10 +131,8 @@ plain_forward(AttentionPlan plan, const T *q, const T *k, const T *v, T *out, fl
         __syncthreads();
         product<false, false, true>(ROWS, plan.head_dim, KEYS, s->p, LD_P, s->kv, LD, s->sum, LD);
     }
-    __syncthreads();
     for (int e = (int)threadIdx.x; e < ROWS * plan.head_dim; e += THREADS)
         s->sum[e / plan.head_dim * LD + e % plan.head_dim] /= s->total[e / plan.head_dim];
-    __syncthreads();
     store_rows<T, HD>(plan, rows, s->sum, out);
     for (int m = (int)threadIdx.x; m < rows.count(plan); m += THREADS)
         lse[rows.base(plan) + rows.offset(plan, m)] = s->top[m] + logf(s->total[m]);
@@ -209,9 +207,8 @@ plain_query_gradient(AttentionPlan plan, const T *q, const T *k, const T *v, con
     __syncthreads();
     make_terms<T, HD>(&s->part, plan, rows, out, lse, terms);
     for (int32_t start = 0; start < end; start += KEYS) {
-        __syncthreads(); // the block before is done with keys and gradients of scores
         find_keys(reader, start, end, s->part.row);
-        __syncthreads();
+        __syncthreads(); // and the block before is done with keys and gradients of scores
         load_keys<T, HD>(plan, s->part.row, rows.kv_head, k, s->part.k);
         load_keys<T, HD>(plan, s->part.row, rows.kv_head, v, s->part.v);
         __syncthreads();
@@ -220,7 +217,6 @@ plain_query_gradient(AttentionPlan plan, const T *q, const T *k, const T *v, con
         });
         product<false, false, true>(ROWS, plan.head_dim, KEYS, s->part.ds, LD_P, s->part.k, LD, s->dq, LD);
     }
-    __syncthreads();
     store_rows<T, HD>(plan, rows, s->dq, dq);
 }
 
@@ -258,7 +254,6 @@ plain_key_gradient(AttentionPlan plan, const T *q, const T *k, const T *v, const
         product<true, false, true>(KEYS, plan.head_dim, ROWS, s->part.p, LD_P, s->part.dout, LD, s->dv, LD);
         product<true, false, true>(KEYS, plan.head_dim, ROWS, s->part.ds, LD_P, s->part.q, LD, s->dk, LD);
     }
-    __syncthreads();
     const int64_t block = (int64_t)KEYS * plan.head_dim, half_slot = plan.kv_heads * block;
     for (int e = (int)threadIdx.x; e < keys.count * plan.head_dim; e += THREADS) {
         const int j = e / plan.head_dim, d = e % plan.head_dim;
