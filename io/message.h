@@ -7,7 +7,7 @@ typedef struct Message {
     char *role, *content; // UTF-8, may hold any character but NUL
 } Message;
 
-#define MESSAGE_CONTENT_FORMS "text or a list of parts {\"type\": \"text\", \"text\"}"
+#define MESSAGE_CONTENT_FORMS "text or a list of parts {\"type\": \"text\", \"text\"}, without \\u0000"
 
 // A message's content in *out, which the caller frees: the text, or those of its parts one behind the other. False if
 // it has none of these forms or holds NUL; *out is NULL then, and when out of memory.

@@ -173,10 +173,12 @@ static void bad_rows_have_one_clear_line(void **state) {
          "message 1 of \"prompt\" has no \"role\"; a message is {\"role\", \"content\"}"},
         {"{\"prompt\": [{\"role\": \"user\", \"content\": [{\"type\": \"text\"}]}], \"completion\": \"c\", \"label\": "
          "true}",
-         "\"content\" in message 1 of \"prompt\" must be text or a list of parts {\"type\": \"text\", \"text\"}; got "
+         "\"content\" in message 1 of \"prompt\" must be text or a list of parts {\"type\": \"text\", \"text\"}, "
+         "without \\u0000; got "
          "[{\"type\": \"text\"}]"},
         {"{\"prompt\": [{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"a\\u0000\"}]}]}",
-         "\"content\" in message 1 of \"prompt\" must be text or a list of parts {\"type\": \"text\", \"text\"}; got "
+         "\"content\" in message 1 of \"prompt\" must be text or a list of parts {\"type\": \"text\", \"text\"}, "
+         "without \\u0000; got "
          "[{\"type\": \"text\", \"text\": \"a\\u0000\"}]"},
         {"{\"prompt\": \"p\", \"completion\": \"c\", \"label\": NaN}",
          "\"label\" must be true, false, 0 or 1; got NaN"},
