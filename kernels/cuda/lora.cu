@@ -23,14 +23,9 @@ enum {
 // N elements that are moved at once.
 template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack { T v[N]; };
 
-// Whether T is multiplied by tensor cores: four lanes then share a sum's terms, SHARE each a turn. Else a lane has them
-// all.
-template <typename T> constexpr bool tensor() {
-    return sizeof(T) == 2;
-}
-template <typename T> constexpr int lanes_of_sum() {
-    return tensor<T>() ? 4 : 1;
-}
+// Whether T is multiplied by tensor cores: then four lanes share a sum's terms. Else a lane has them all.
+template <typename T> constexpr bool tensor = sizeof(T) == 2;
+template <typename T> constexpr int lanes_of_sum = tensor<T> ? 4 : 1;
 
 template <typename T> static __device__ inline T zero() {
     T value;
@@ -116,17 +111,17 @@ struct LowShared {
 // `columns` columns. left(token, f) and right(column, f) give eight terms from f on.
 template <typename T, typename Left, typename Right>
 static __device__ inline void sum_features(LowShared &s, int32_t width, int32_t columns, Left left, Right right) {
-    enum { TURN = 8 * lanes_of_sum<T>() };
+    enum { TURN = 8 * lanes_of_sum<T> };
     const int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     float c[COLUMNS / 8][4] = {};
 #pragma unroll 2
     for (int32_t first = warp * TURN; first < width; first += WARPS * TURN) {
-        const int32_t f = first + (tensor<T>() ? 8 * t : 0);
+        const int32_t f = first + (tensor<T> ? 8 * t : 0);
         const Pack<T, 8> low = left(g, f), high = left(g + 8, f);
 #pragma unroll
         for (int tile = 0; tile < COLUMNS / 8; tile++) {
             if (8 * tile >= columns) break;
-            if constexpr (tensor<T>()) {
+            if constexpr (tensor<T>) {
                 const Pack<T, 8> r = right(8 * tile + g, f);
                 const uint32_t a[2][4] = {{word(low, 0), word(high, 0), word(low, 1), word(high, 1)},
                                           {word(low, 2), word(high, 2), word(low, 3), word(high, 3)}};
@@ -208,7 +203,7 @@ low_gradient(LoraGroup group, LoraMask mask, LoraRows dy, T *parts, int32_t n, b
         if (row + token >= n) return;
         float rest = group.scale * keep_scale(mask, row + token) * sum;
         T *to = parts + (size_t)(row + token) * rank + m * r + first + column;
-        for (int part = 0; part < (tensor<T>() ? 3 : 1); part++, to += (size_t)n * rank) {
+        for (int part = 0; part < (tensor<T> ? 3 : 1); part++, to += (size_t)n * rank) {
             from_float(rest, to);
             rest -= to_float(*to); // exact: a part takes 8 of the 24 bits of what is left
         }
@@ -228,7 +223,7 @@ template <typename T>
 KERNEL(THREADS)
 weight_gradients(LoraGroup group, LoraMask mask, const T *x, const T *h, LoraRows dy, const T *parts, int32_t n,
                  bool whole) {
-    enum { TURN = 4 * lanes_of_sum<T>() };
+    enum { TURN = 4 * lanes_of_sum<T> };
     SHARED(StripShared, s);
     const int32_t rank = group.count * group.r, r = group.r, strips_in = (group.in + STRIP - 1) / STRIP;
     int32_t m = 0, strip = (int32_t)blockIdx.x;
@@ -242,13 +237,13 @@ weight_gradients(LoraGroup group, LoraMask mask, const T *x, const T *h, LoraRow
     const int32_t width = of_a ? group.in : module.out, feature = (of_a ? strip : strip - strips_in) * STRIP;
     const int32_t column = (int32_t)blockIdx.y * STRIP_RANK, columns = at_most(r - column, STRIP_RANK);
     const T *rows = of_a ? x : static_cast<const T *>(dy.of[m]), *low = (of_a ? parts : h) + m * r + column;
-    const int planes = of_a && tensor<T>() ? 3 : 1;
+    const int planes = of_a && tensor<T> ? 3 : 1;
     const LoraMask masked = of_a ? mask : LoraMask{0, 0, nullptr, nullptr, 1.0f};
 
     const int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     float c[4][STRIP_RANK / 8][4] = {};
     for (int32_t first = warp * TURN; first < n; first += WARPS * TURN) {
-        const int32_t token = first + (tensor<T>() ? 4 * t : 0);
+        const int32_t token = first + (tensor<T> ? 4 * t : 0);
         Pack<T, 8> wide[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
@@ -262,7 +257,7 @@ weight_gradients(LoraGroup group, LoraMask mask, const T *x, const T *h, LoraRow
 #pragma unroll
             for (int tile = 0; tile < STRIP_RANK / 8; tile++) {
                 if (8 * tile >= columns) break;
-                if constexpr (tensor<T>()) {
+                if constexpr (tensor<T>) {
                     const int j = 8 * tile + g;
                     const uint32_t b0 = pair(at(0, j), at(1, j)), b1 = pair(at(2, j), at(3, j));
 #pragma unroll
@@ -337,10 +332,10 @@ template <typename T>
 static __device__ inline void multiply_rank(const Factors<T> &of, int32_t row, int32_t n, int32_t feature, int32_t r,
                                             float (&sum)[ROW_TILES][4][4]) {
     const int lane = (int)threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-    for (int32_t first = 0; first < r; first += 4 * lanes_of_sum<T>()) {
-        const int32_t j = first + (tensor<T>() ? 4 * t : 0);
+    for (int32_t first = 0; first < r; first += 4 * lanes_of_sum<T>) {
+        const int32_t j = first + (tensor<T> ? 4 * t : 0);
         Pack<T, 4> right[2][4];
-        if constexpr (tensor<T>()) {
+        if constexpr (tensor<T>) {
             take_columns(of, feature + 4 * g, j, r, right[0]);
         } else {
             take_columns(of, feature + 8 * t, j, r, right[0]);
@@ -356,7 +351,7 @@ static __device__ inline void multiply_rank(const Factors<T> &of, int32_t row, i
                     left[half] = at < n ? take<4>(of.low + ((size_t)plane * n + at) * of.ld, j, r, of.low_whole)
                                         : nothing<4, T>();
                 }
-                if constexpr (tensor<T>()) {
+                if constexpr (tensor<T>) {
                     const uint32_t a[4] = {word(left[0], 0), word(left[1], 0), word(left[0], 1), word(left[1], 1)};
 #pragma unroll
                     for (int i = 0; i < 4; i++)
@@ -422,7 +417,7 @@ add_inputs(LoraGroup group, LoraMask mask, const T *parts, T *dx, int32_t n, boo
     for (int m = 0; m < group.count; m++) {
         const Factors<T> factors = {parts + m * r,
                                     group.count * r,
-                                    tensor<T>() ? 3 : 1,
+                                    tensor<T> ? 3 : 1,
                                     static_cast<const T *>(group.module[m].a),
                                     in,
                                     true,
