@@ -43,8 +43,7 @@ enum {
     KEPT_LSE,
     KEPT_X2,
     KEPT_RSTD2,
-    KEPT_GATE,
-    KEPT_UP,
+    KEPT_GATE_UP,
     KEPT_H_QKV,
     KEPT_H_O,
     KEPT_H_GATE_UP,
@@ -137,8 +136,7 @@ static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64
                                            [KEPT_LSE] = (size_t)c->heads * f,
                                            [KEPT_X2] = hidden * t,
                                            [KEPT_RSTD2] = f,
-                                           [KEPT_GATE] = wide * t,
-                                           [KEPT_UP] = wide * t,
+                                           [KEPT_GATE_UP] = 2 * wide * t,
                                            [KEPT_H_QKV] = (size_t)group_size(options, GROUP_QKV) * r * t,
                                            [KEPT_H_O] = (size_t)group_size(options, GROUP_O) * r * t,
                                            [KEPT_H_GATE_UP] = (size_t)group_size(options, GROUP_GATE_UP) * r * t,
@@ -228,6 +226,7 @@ typedef struct Wanted {
     int dims;
     const void **to;
     const Tensor *tensor;
+    bool joins; // lies behind the item before it, where the device has memory of its own
 } Wanted;
 
 typedef struct WantedList {
@@ -254,6 +253,13 @@ static void linear_shape(const ModelConfig *c, int target, int32_t *out, int32_t
     *in = ins[target];
 }
 
+// Elements of a row that holds the target's outputs: gate's and up's stand side by side.
+static int32_t output_width(const ModelConfig *c, int target) {
+    int32_t out, in;
+    linear_shape(c, target, &out, &in);
+    return target == GATE || target == UP ? 2 * out : out;
+}
+
 static const char *linear_parent(int target) {
     return target <= O ? "self_attn" : "mlp";
 }
@@ -273,6 +279,7 @@ static void list_weights(Model *model, WantedList *list) {
             linear_shape(c, target, &linear->out, &linear->in);
             want(list, &linear->weight, linear->out, linear->in, "model.layers.%d.%s.%s.weight", l,
                  linear_parent(target), config_target_names[target]);
+            list->item[list->count - 1].joins = target == UP;
             if (c->attention_bias && target <= O)
                 want(list, &linear->bias, linear->out, 0, "model.layers.%d.self_attn.%s.bias", l,
                      config_target_names[target]);
@@ -316,16 +323,20 @@ static Status map_weights(Model *model, Comm *comm, const WantedList *list) {
         }
         TRY(comm_node_barrier(comm));
     }
+    HostPiece pieces[2];
+    int32_t count = 0;
     for (int i = 0; i < list->count; i++) {
         const Wanted *wanted = &list->item[i];
-        size_t bytes = wanted_elements(wanted) * dtype_size(dtype);
-        const void *host = wanted->tensor->data;
+        HostPiece *piece = &pieces[count++];
+        *piece = (HostPiece){wanted->tensor->data, wanted_elements(wanted) * dtype_size(dtype), wanted->to};
         if (!as_mapped(wanted, dtype)) {
-            host = shared;
-            shared += round_up((int64_t)bytes, MEMORY_ALIGNMENT);
+            piece->host = shared;
+            shared += round_up((int64_t)piece->bytes, MEMORY_ALIGNMENT);
         }
-        TRY(backend->map(model->device, host, bytes, wanted->to));
-        model->memory.weights += bytes;
+        model->memory.weights += piece->bytes;
+        if (i + 1 < list->count && list->item[i + 1].joins) continue;
+        TRY(backend->map(model->device, pieces, count));
+        count = 0;
     }
     if (model->config.tied_head) model->state->head = model->state->embedding;
     return STATUS_OK;
@@ -473,6 +484,7 @@ static Status make_adapters(Model *model) {
                                                                .da = model->gradient + a->offset,
                                                                .db = model->gradient + b->offset,
                                                                .out = b->rows,
+                                                               .ld = output_width(c, target),
                                                                .id = l * CONFIG_TARGETS_MAX + target};
             }
         }
@@ -576,14 +588,25 @@ static void *one(const Model *model, int kind) {
     return model->state->buffers.one[kind].base;
 }
 
+// Of gate and up, which are one: target GATE.
+static int32_t linear_count(int target) {
+    return target == GATE ? 2 : 1;
+}
+
 static Status linear(Model *model, int layer, int target, const void *x, void *y, int32_t n) {
-    return model->options.backend->linear(model->device, &model->state->layers[layer].linear[target], x, y, n);
+    return model->options.backend->linear(model->device, &model->state->layers[layer].linear[target],
+                                          linear_count(target), x, y, n);
 }
 
 static Status linear_backward(Model *model, int layer, int target, const void *dy, void *dx, int32_t n,
                               bool accumulate) {
-    return model->options.backend->linear_backward(model->device, &model->state->layers[layer].linear[target], dy, dx,
-                                                   n, accumulate);
+    return model->options.backend->linear_backward(model->device, &model->state->layers[layer].linear[target],
+                                                   linear_count(target), dy, dx, n, accumulate);
+}
+
+// up's first output of the rows that gate's begin.
+static void *up_of(const Model *model, void *gate_up) {
+    return (char *)gate_up + (size_t)model->config.intermediate * dtype_size(model->options.device.dtype);
 }
 
 static Dropout dropout_from(const Run *run, int32_t row) {
@@ -629,8 +652,8 @@ static Status layer_forward(Model *model, const Run *run, int l) {
     void *norm = one(model, ONE_NORM), *norm_from = at(norm, from, row_bytes), *delta = one(model, ONE_DELTA);
     void *q = kept(model, run, KEPT_Q, l), *k = kept(model, run, KEPT_K, l), *v = kept(model, run, KEPT_V, l);
     void *x = kept(model, run, KEPT_X, l), *x2 = kept(model, run, KEPT_X2, l), *att = kept(model, run, KEPT_ATT, l);
-    void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *act = one(model, ONE_ACT);
-    void *const y[CONFIG_TARGETS_MAX] = {q, k, v, delta, gate, up, delta};
+    void *gate_up = kept(model, run, KEPT_GATE_UP, l), *act = one(model, ONE_ACT);
+    void *const y[CONFIG_TARGETS_MAX] = {q, k, v, delta, gate_up, up_of(model, gate_up), delta};
 
     TRY(linear(model, l, K, norm, k, n));
     TRY(linear(model, l, V, norm, v, n));
@@ -642,8 +665,7 @@ static Status layer_forward(Model *model, const Run *run, int l) {
         TRY(linear(model, l, Q, norm, q, n));
         TRY(lora(model, run, l, GROUP_QKV, norm, kept(model, run, KEPT_H_QKV, l), y, 0, n));
     }
-    TRY(backend->rope(device, k, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, 1));
-    TRY(backend->rope(device, q, position + from, state->cos, state->sin, m, c->heads, c->head_dim, 1));
+    TRY(backend->rope(device, q, k, position, state->cos, state->sin, from, n, c->heads, c->kv_heads, c->head_dim, 1));
     if (run->place != NULL) {
         const size_t layer_bytes = (size_t)state->cache_rows * state->buffers.kept[KEPT_K].row_bytes;
         char *cache_k = state->cache_k + (size_t)l * layer_bytes, *cache_v = state->cache_v + (size_t)l * layer_bytes;
@@ -659,10 +681,9 @@ static Status layer_forward(Model *model, const Run *run, int l) {
     TRY(lora(model, run, l, GROUP_O, att, kept(model, run, KEPT_H_O, l), y, from, m));
     TRY(backend->rmsnorm(device, at(x, from, row_bytes), delta, state->layers[l].post_norm, c->rms_norm_eps, x2, norm,
                          kept(model, run, KEPT_RSTD2, l), m, c->hidden));
-    TRY(linear(model, l, GATE, norm, gate, m));
-    TRY(linear(model, l, UP, norm, up, m));
+    TRY(linear(model, l, GATE, norm, gate_up, m));
     TRY(lora(model, run, l, GROUP_GATE_UP, norm, kept(model, run, KEPT_H_GATE_UP, l), y, from, m));
-    TRY(backend->swiglu(device, gate, up, act, (size_t)m * (size_t)c->intermediate));
+    TRY(backend->swiglu(device, gate_up, act, m, c->intermediate));
     TRY(linear(model, l, DOWN, act, delta, m));
     return lora(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), y, from, m);
 }
@@ -777,23 +798,21 @@ static Status layer_backward(Model *model, const Run *run, int l) {
     const int32_t *position = one(model, ONE_POSITION);
     void *norm = one(model, ONE_NORM), *act = one(model, ONE_ACT), *dact = one(model, ONE_DACT);
     void *dres = one(model, ONE_DRES), *dout = at(dres, from, row_bytes), *dnorm = one(model, ONE_DNORM);
-    void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *x = kept(model, run, KEPT_X, l);
+    void *gate_up = kept(model, run, KEPT_GATE_UP, l), *x = kept(model, run, KEPT_X, l);
     void *x2 = kept(model, run, KEPT_X2, l), *att = kept(model, run, KEPT_ATT, l), *datt = one(model, ONE_DATT);
     void *dq = one(model, ONE_DQ), *dk = one(model, ONE_DK), *dv = one(model, ONE_DV);
     float *rstd1 = kept(model, run, KEPT_RSTD1, l), *rstd2 = kept(model, run, KEPT_RSTD2, l);
-    const size_t wide = (size_t)m * (size_t)c->intermediate;
     // gate and up are overwritten by their gradients: nothing needs them after.
-    const void *const dy[CONFIG_TARGETS_MAX] = {dq, dk, dv, dout, gate, up, dout};
+    const void *const dy[CONFIG_TARGETS_MAX] = {dq, dk, dv, dout, gate_up, up_of(model, gate_up), dout};
+    const bool adapted_down = has_lora(model, l, GROUP_DOWN);
 
     // MLP
     TRY(linear_backward(model, l, DOWN, dout, dact, m, false));
-    if (has_lora(model, l, GROUP_DOWN)) {
-        TRY(backend->swiglu(device, gate, up, act, wide));
-        TRY(lora_backward(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), dy, dact, from, m));
-    }
-    TRY(backend->swiglu_backward(device, gate, up, dact, gate, up, wide));
-    TRY(linear_backward(model, l, GATE, gate, dnorm, m, false));
-    TRY(linear_backward(model, l, UP, up, dnorm, m, true));
+    TRY(lora_backward(model, run, l, GROUP_DOWN, NULL, kept(model, run, KEPT_H_DOWN, l), dy, dact, from, m));
+    TRY(backend->swiglu_backward(device, gate_up, dact, gate_up, adapted_down ? act : NULL, m, c->intermediate));
+    if (adapted_down) // its weights' gradients want act
+        TRY(lora_backward(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), dy, NULL, from, m));
+    TRY(linear_backward(model, l, GATE, gate_up, dnorm, m, false));
     if (has_lora(model, l, GROUP_GATE_UP)) {
         TRY(backend->rmsnorm(device, x2, NULL, layer->post_norm, c->rms_norm_eps, x2, norm, rstd2, m, c->hidden));
         TRY(lora_backward(model, run, l, GROUP_GATE_UP, norm, kept(model, run, KEPT_H_GATE_UP, l), dy, dnorm, from, m));
@@ -806,8 +825,8 @@ static Status layer_backward(Model *model, const Run *run, int l) {
     TRY(backend->attention_backward(device, last ? &run->last_attention : &run->attention, kept(model, run, KEPT_Q, l),
                                     kept(model, run, KEPT_K, l), kept(model, run, KEPT_V, l), att,
                                     kept(model, run, KEPT_LSE, l), datt, dq, dk, dv, n));
-    TRY(backend->rope(device, dq, position + from, state->cos, state->sin, m, c->heads, c->head_dim, -1));
-    TRY(backend->rope(device, dk, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, -1));
+    TRY(backend->rope(device, dq, dk, position, state->cos, state->sin, from, n, c->heads, c->kv_heads, c->head_dim,
+                      -1));
     void *dx = l > 0 ? dnorm : NULL; // below the first layer nothing is trained
     if (dx != NULL) {
         TRY(linear_backward(model, l, K, dk, dnorm, n, false));

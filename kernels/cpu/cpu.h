@@ -60,11 +60,11 @@ Status cpu_rmsnorm(Device *device, const void *x, const void *delta, const void 
                    float *rstd, int32_t n, int32_t dim);
 Status cpu_rmsnorm_backward(Device *device, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
                             int32_t n, int32_t dim);
-Status cpu_rope(Device *device, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
-                int32_t heads, int32_t head_dim, int sign);
-Status cpu_swiglu(Device *device, const void *gate, const void *up, void *act, size_t count);
-Status cpu_swiglu_backward(Device *device, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
-                           size_t count);
+Status cpu_rope(Device *device, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
+                int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign);
+Status cpu_swiglu(Device *device, const void *gate_up, void *act, int32_t n, int32_t width);
+Status cpu_swiglu_backward(Device *device, const void *gate_up, const void *dact, void *dgate_up, void *act, int32_t n,
+                           int32_t width);
 Status cpu_scale_rows(Device *device, const void *x, const float *factor, void *y, int32_t n, int32_t dim);
 Status cpu_scatter_rows(Device *device, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim);
 Status cpu_attention(Device *device, const Attention *shape, const void *q, const void *k, const void *v, void *out,
@@ -77,8 +77,9 @@ Status cpu_sum_squares(Device *device, const float *x, size_t count, double *hos
 Status cpu_adamw(Device *device, const AdamW *options, float *x, float *m, float *v, const float *dx, size_t count);
 
 // --- linear.c, lora.c, head.c ---
-Status cpu_linear(Device *device, const Linear *layer, const void *x, void *y, int32_t n);
-Status cpu_linear_backward(Device *device, const Linear *layer, const void *dy, void *dx, int32_t n, bool accumulate);
+Status cpu_linear(Device *device, const Linear *layers, int32_t count, const void *x, void *y, int32_t n);
+Status cpu_linear_backward(Device *device, const Linear *layers, int32_t count, const void *dy, void *dx, int32_t n,
+                           bool accumulate);
 Status cpu_lora(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y,
                 int32_t n);
 Status cpu_lora_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,

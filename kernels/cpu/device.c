@@ -123,9 +123,9 @@ static void cpu_release(Device *device, void *buffer) {
     free(buffer);
 }
 
-static Status cpu_map(Device *device, const void *host, size_t bytes, const void **out) {
-    (void)device, (void)bytes;
-    *out = host;
+static Status cpu_map(Device *device, const HostPiece *pieces, int32_t count) {
+    (void)device;
+    for (int32_t i = 0; i < count; i++) *pieces[i].out = pieces[i].host;
     return STATUS_OK;
 }
 

@@ -201,7 +201,9 @@ static Status copy_staged(Device *device, char *to, const char *host, size_t byt
     return STATUS_OK;
 }
 
-static Status cuda_map(Device *device, const void *host, size_t bytes, const void **out) {
+static Status cuda_map(Device *device, const HostPiece *pieces, int32_t count) {
+    size_t bytes = 0;
+    for (int32_t i = 0; i < count; i++) bytes += pieces[i].bytes;
     Mapped *mapped;
     TRY(MEMORY_ALLOC(mapped, 1, "the list of weights"));
     const Status status = device_memory(device, bytes, WEIGHTS, &mapped->copy);
@@ -211,8 +213,12 @@ static Status cuda_map(Device *device, const void *host, size_t bytes, const voi
     }
     mapped->next = device->mapped;
     device->mapped = mapped;
-    *out = mapped->copy;
-    return copy_staged(device, mapped->copy, host, bytes);
+    char *to = mapped->copy;
+    for (int32_t i = 0; i < count; to += pieces[i++].bytes) {
+        *pieces[i].out = to;
+        TRY(copy_staged(device, to, pieces[i].host, pieces[i].bytes));
+    }
+    return STATUS_OK;
 }
 
 // The caller may change `host` at once: from memory that is not pinned the runtime takes a copy before it returns.

@@ -4,6 +4,7 @@
 // functions as in CUDA, and for the rest:
 //
 //     KERNEL(256) name(const float *x, int n)    a kernel of at most 256 threads a block
+//     KERNEL_BLOCKS(256, 2) name(...)            the same, of which a multiprocessor can hold two blocks
 //     SHARED(Type, s);                           a struct in shared memory, of at most 48 KiB
 //     SHARED_BYTES(Type, s);                     Type *s: the shared memory whose size the launch names
 //     LAUNCH(name, grid, block, stream, ...)     starts a kernel without barriers or shuffles
@@ -16,8 +17,9 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <mma.h>
-#define KERNEL(threads) static __global__ void __launch_bounds__(threads, 1) // 1: spill nothing
-#define SHARED(Type, s) __shared__ Type s
+#define KERNEL_BLOCKS(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
+#define KERNEL(threads)                KERNEL_BLOCKS(threads, 1) // 1: spill nothing
+#define SHARED(Type, s)                __shared__ Type s
 #define SHARED_BYTES(Type, s)                                                                                          \
     extern __shared__ __align__(16) unsigned char shared_bytes_[];                                                     \
     Type *s = reinterpret_cast<Type *>(shared_bytes_)

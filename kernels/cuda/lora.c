@@ -47,7 +47,8 @@ Status cuda_lora_backward(Device *device, const LoraGroup *group, const Dropout 
     void *parts;
     TRY(cuda_scratch(device, parts_bytes(device->dtype, group->count, group->r, n), &parts));
     CUDA_TRY(device, lora_low_gradient(device->dtype, group, &mask, &rows, parts, n, device->stream));
-    CUDA_TRY(device, lora_weight_gradients(device->dtype, group, &mask, x, h, &rows, parts, n, device->stream));
+    if (x != NULL)
+        CUDA_TRY(device, lora_weight_gradients(device->dtype, group, &mask, x, h, &rows, parts, n, device->stream));
     if (dx != NULL) CUDA_TRY(device, lora_add_inputs(device->dtype, group, &mask, parts, dx, n, device->stream));
     return STATUS_OK;
 }

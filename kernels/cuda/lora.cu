@@ -89,11 +89,11 @@ static __device__ inline float keep_scale(const LoraMask &mask, int32_t row) {
     return mask.owner != nullptr && mask.owner[row] >= 0 ? mask.keep_scale : 1.0f;
 }
 
-// Eight features of a token's x as the module sees them.
+// Eight features of a token's row as the module sees them.
 template <typename T>
-static __device__ inline Pack<T, 8> take_masked(const T *x, int32_t row, int32_t width, int32_t feature, bool whole,
-                                                const LoraMask &mask, int32_t module) {
-    Pack<T, 8> to = take<8>(x + (size_t)row * width, feature, width, whole);
+static __device__ inline Pack<T, 8> take_masked(const T *x, int32_t row, int32_t ld, int32_t width, int32_t feature,
+                                                bool whole, const LoraMask &mask, int32_t module) {
+    Pack<T, 8> to = take<8>(x + (size_t)row * ld, feature, width, whole);
     if (mask.owner == nullptr) return to;
     const uint32_t kept = kept_of_eight(mask, row, module, feature);
     for (int i = 0; i < 8; i++)
@@ -158,7 +158,7 @@ static __device__ inline int32_t at_most(int32_t x, int32_t most) {
 
 // Columns [block * COLUMNS, ...) of one of `spans` spans of `rank` columns: a module under a mask of its own, or all.
 template <typename T>
-KERNEL(THREADS)
+KERNEL_BLOCKS(THREADS, 2)
 low(LoraGroup group, LoraMask mask, const T *x, T *h, int32_t n, int32_t spans, bool whole) {
     SHARED(LowShared, s);
     const int32_t rank = group.count * group.r, width = rank / spans, blocks = (width + COLUMNS - 1) / COLUMNS;
@@ -169,7 +169,7 @@ low(LoraGroup group, LoraMask mask, const T *x, T *h, int32_t n, int32_t spans, 
     sum_features<T>(
         s, in, columns,
         [&](int token, int32_t f) {
-            return row + token < n ? take_masked(x, row + token, in, f, whole, mask, id) : nothing<8, T>();
+            return row + token < n ? take_masked(x, row + token, in, in, f, whole, mask, id) : nothing<8, T>();
         },
         [&](int column, int32_t f) {
             return column < columns ? take<8>(a + (size_t)column * in, f, in, whole) : nothing<8, T>();
@@ -181,17 +181,18 @@ low(LoraGroup group, LoraMask mask, const T *x, T *h, int32_t n, int32_t spans, 
 }
 
 template <typename T>
-KERNEL(THREADS)
+KERNEL_BLOCKS(THREADS, 2)
 low_gradient(LoraGroup group, LoraMask mask, LoraRows dy, T *parts, int32_t n, bool whole) {
     SHARED(LowShared, s);
     const int32_t rank = group.count * group.r, r = group.r, blocks = (r + COLUMNS - 1) / COLUMNS;
     const int32_t m = (int32_t)blockIdx.y / blocks, first = (int32_t)blockIdx.y % blocks * COLUMNS;
     const int32_t columns = at_most(r - first, COLUMNS), row = (int32_t)blockIdx.x * TOKENS, out = group.module[m].out;
+    const int32_t ld = group.module[m].ld;
     const T *b = static_cast<const T *>(group.module[m].b) + first, *rows = static_cast<const T *>(dy.of[m]);
     sum_features<T>(
         s, out, columns,
         [&](int token, int32_t f) {
-            return row + token < n ? take<8>(rows + (size_t)(row + token) * out, f, out, whole) : nothing<8, T>();
+            return row + token < n ? take<8>(rows + (size_t)(row + token) * ld, f, out, whole) : nothing<8, T>();
         },
         [&](int column, int32_t f) {
             Pack<T, 8> to;
@@ -220,7 +221,7 @@ struct StripShared {
 // tensor cores' terms the features are rows, the tokens a sum's terms: lane 4g + t has features 8g .. 8g + 7 of tokens
 // 4t .. 4t + 3, and product i of four has features 8g + 2i as its row g, 8g + 2i + 1 as row g + 8.
 template <typename T>
-KERNEL(THREADS)
+KERNEL_BLOCKS(THREADS, 2)
 weight_gradients(LoraGroup group, LoraMask mask, const T *x, const T *h, LoraRows dy, const T *parts, int32_t n,
                  bool whole) {
     enum { TURN = 4 * lanes_of_sum<T> };
@@ -235,6 +236,7 @@ weight_gradients(LoraGroup group, LoraMask mask, const T *x, const T *h, LoraRow
     const bool of_a = strip < strips_in;
     const LoraModule module = group.module[m];
     const int32_t width = of_a ? group.in : module.out, feature = (of_a ? strip : strip - strips_in) * STRIP;
+    const int32_t ld = of_a ? width : module.ld;
     const int32_t column = (int32_t)blockIdx.y * STRIP_RANK, columns = at_most(r - column, STRIP_RANK);
     const T *rows = of_a ? x : static_cast<const T *>(dy.of[m]), *low = (of_a ? parts : h) + m * r + column;
     const int planes = of_a && tensor<T> ? 3 : 1;
@@ -247,7 +249,7 @@ weight_gradients(LoraGroup group, LoraMask mask, const T *x, const T *h, LoraRow
         Pack<T, 8> wide[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            wide[i] = token + i < n ? take_masked(rows, token + i, width, feature + 8 * g, whole, masked, module.id)
+            wide[i] = token + i < n ? take_masked(rows, token + i, ld, width, feature + 8 * g, whole, masked, module.id)
                                     : nothing<8, T>();
         for (int plane = 0; plane < planes; plane++) {
             const T *plane_rows = low + (size_t)plane * n * rank;
@@ -367,8 +369,8 @@ static __device__ inline void multiply_rank(const Factors<T> &of, int32_t row, i
 
 // to[token, feature ..] += factor * sum, rounded once.
 template <typename T>
-static __device__ inline void add_rows(T *to, int32_t row, int32_t n, int32_t width, int32_t feature, bool whole,
-                                       float factor, const float (&sum)[ROW_TILES][4][4]) {
+static __device__ inline void add_rows(T *to, int32_t row, int32_t n, int32_t ld, int32_t width, int32_t feature,
+                                       bool whole, float factor, const float (&sum)[ROW_TILES][4][4]) {
     const int lane = (int)threadIdx.x % WARP, g = lane / 4, f = feature + 8 * (lane % 4);
 #pragma unroll
     for (int tile = 0; tile < ROW_TILES; tile++)
@@ -376,7 +378,7 @@ static __device__ inline void add_rows(T *to, int32_t row, int32_t n, int32_t wi
         for (int half = 0; half < 2; half++) {
             const int32_t at = row + 16 * tile + 8 * half + g;
             if (at >= n || f >= width) continue;
-            T *const of_row = to + (size_t)at * width;
+            T *const of_row = to + (size_t)at * ld;
             Pack<T, 8> value = take<8>(of_row, f, width, whole);
             for (int i = 0; i < 8; i++)
                 from_float(to_float(value.v[i]) + factor * sum[tile][i % 4][2 * half + i / 4], &value.v[i]);
@@ -390,7 +392,7 @@ static __device__ inline void add_rows(T *to, int32_t row, int32_t n, int32_t wi
 
 // A block has ROW_TILES * 16 tokens and WARPS * WARP_FEATURES features of one module's y.
 template <typename T>
-KERNEL(THREADS)
+KERNEL_BLOCKS(THREADS, 2)
 add_outputs(LoraGroup group, const T *h, LoraRows y, int32_t n, bool rank_whole, bool whole) {
     int32_t m = 0, strip = (int32_t)blockIdx.y;
     for (; m < LORA_GROUP_MAX - 1; m++) {
@@ -404,11 +406,11 @@ add_outputs(LoraGroup group, const T *h, LoraRows y, int32_t n, bool rank_whole,
                                 out,       false,           rank_whole, rank_whole};
     float sum[ROW_TILES][4][4] = {};
     multiply_rank(factors, row, n, feature, r, sum);
-    add_rows(static_cast<T *>(y.of[m]), row, n, out, feature, whole, group.scale, sum);
+    add_rows(static_cast<T *>(y.of[m]), row, n, group.module[m].ld, out, feature, whole, group.scale, sum);
 }
 
 template <typename T>
-KERNEL(THREADS)
+KERNEL_BLOCKS(THREADS, 2)
 add_inputs(LoraGroup group, LoraMask mask, const T *parts, T *dx, int32_t n, bool rank_whole, bool whole) {
     const int32_t row = (int32_t)blockIdx.x * ROW_TILES * TOKENS, r = group.r, in = group.in;
     const int32_t feature = ((int32_t)blockIdx.y * WARPS + (int32_t)threadIdx.x / WARP) * WARP_FEATURES;
@@ -437,7 +439,7 @@ add_inputs(LoraGroup group, LoraMask mask, const T *parts, T *dx, int32_t n, boo
                     if (kept >> i & 1) total[tile][i % 4][2 * half + i / 4] += sum[tile][i % 4][2 * half + i / 4];
             }
     }
-    add_rows(dx, row, n, in, feature, whole, 1.0f, total);
+    add_rows(dx, row, n, in, in, feature, whole, 1.0f, total);
 }
 
 // --- launchers ---
@@ -452,7 +454,7 @@ static bool is_whole(const void *base, int32_t width, DType dtype, size_t bytes)
 
 static bool rows_are_whole(const LoraGroup *group, const LoraRows *rows, DType dtype) {
     bool whole = true;
-    for (int m = 0; m < group->count; m++) whole = whole && is_whole(rows->of[m], group->module[m].out, dtype, 16);
+    for (int m = 0; m < group->count; m++) whole = whole && is_whole(rows->of[m], group->module[m].ld, dtype, 16);
     return whole;
 }
 

@@ -11,7 +11,7 @@ typedef struct LoraMask {
     float keep_scale;                // 1/(1-p)
 } LoraMask;
 
-// One array a module: y or dy, T[n, out].
+// One array a module: y or dy, T[n, out], its rows ld apart.
 typedef struct LoraRows {
     void *of[LORA_GROUP_MAX];
 } LoraRows;

@@ -89,29 +89,34 @@ static void rope(DType dtype, void *x, const int32_t *position, const float *cos
     BY_DTYPE(rope_rows(t, x, position, cos, sin, begin, end, heads, head_dim, sign));
 }
 
-ALWAYS_INLINE void swiglu_span(DType t, const void *gate, const void *up, void *act, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += VL) {
-        vf g = load_to(t, gate, i, end, 0);
-        store_to(t, act, i, end, 0, g * vsigmoid(g) * load_to(t, up, i, end, 0));
-    }
+ALWAYS_INLINE void swiglu_rows(DType t, const void *gate_up, void *act, int64_t begin, int64_t end, int32_t width) {
+    for (int64_t row = begin; row < end; row++)
+        for (int32_t i = 0; i < width; i += VL) {
+            const int64_t gate = row * 2 * width, up = gate + width;
+            vf g = load_to(t, gate_up, i, width, gate);
+            store_to(t, act, i, width, row * width, g * vsigmoid(g) * load_to(t, gate_up, i, width, up));
+        }
 }
-static void swiglu(DType dtype, const void *gate, const void *up, void *act, int64_t begin, int64_t end) {
-    BY_DTYPE(swiglu_span(t, gate, up, act, begin, end));
+static void swiglu(DType dtype, const void *gate_up, void *act, int64_t begin, int64_t end, int32_t width) {
+    BY_DTYPE(swiglu_rows(t, gate_up, act, begin, end, width));
 }
 
 // With s = sigmoid(g): d (g s) / dg = s (1 + g (1 - s)).
-ALWAYS_INLINE void swiglu_backward_span(DType t, const void *gate, const void *up, const void *dact, void *dgate,
-                                        void *dup, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += VL) {
-        vf g = load_to(t, gate, i, end, 0), u = load_to(t, up, i, end, 0), d = load_to(t, dact, i, end, 0);
-        vf s = vsigmoid(g);
-        store_to(t, dgate, i, end, 0, d * u * (s * vfma(g, vset(1.0f) - s, vset(1.0f))));
-        store_to(t, dup, i, end, 0, d * (g * s));
-    }
+ALWAYS_INLINE void swiglu_backward_rows(DType t, const void *gate_up, const void *dact, void *dgate_up, void *act,
+                                        int64_t begin, int64_t end, int32_t width) {
+    for (int64_t row = begin; row < end; row++)
+        for (int32_t i = 0; i < width; i += VL) {
+            const int64_t gate = row * 2 * width, up = gate + width, of_act = row * width;
+            vf g = load_to(t, gate_up, i, width, gate), u = load_to(t, gate_up, i, width, up);
+            vf d = load_to(t, dact, i, width, of_act), s = vsigmoid(g);
+            if (act) store_to(t, act, i, width, of_act, g * s * u);
+            store_to(t, dgate_up, i, width, gate, d * u * (s * vfma(g, vset(1.0f) - s, vset(1.0f))));
+            store_to(t, dgate_up, i, width, up, d * (g * s));
+        }
 }
-static void swiglu_backward(DType dtype, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
-                            int64_t begin, int64_t end) {
-    BY_DTYPE(swiglu_backward_span(t, gate, up, dact, dgate, dup, begin, end));
+static void swiglu_backward(DType dtype, const void *gate_up, const void *dact, void *dgate_up, void *act,
+                            int64_t begin, int64_t end, int32_t width) {
+    BY_DTYPE(swiglu_backward_rows(t, gate_up, dact, dgate_up, act, begin, end, width));
 }
 
 ALWAYS_INLINE void scale_span(DType t, const void *x, const float *factor, void *y, int64_t begin, int64_t end,

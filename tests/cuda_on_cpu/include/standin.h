@@ -133,7 +133,8 @@ template <typename T> T value_of(uint64_t word) {
 #define gridDim   (standin::grid_size)
 static const int warpSize = 32;
 
-#define KERNEL(threads) static void
+#define KERNEL(threads)                static void
+#define KERNEL_BLOCKS(threads, blocks) static void
 #define SHARED(Type, s)                                                                                                \
     static const char s##_site_ = 0;                                                                                   \
     Type &s = *static_cast<Type *>(standin::shared_memory(&s##_site_, sizeof(Type), alignof(Type)))
