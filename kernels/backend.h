@@ -67,12 +67,13 @@ typedef struct Attention {
 } Attention;
 
 #define LORA_GROUP_MAX 3 // q, k and v share an input; gate and up share one
+#define LORA_DH_BYTES  8 // room for a number of dh: an fp32, or three bf16 that add up to it
 
 // LoRA modules that share an input x[n, in]: y_m += scale * (dropout_m(x) A_m^T) B_m^T   (LoRA, arXiv 2106.09685, eq.
 // 3).
 typedef struct LoraModule {
     const void *a, *b; // T[r, in], T[out, r]; the a of a group's modules stand one after the other in memory
-    float *da, *db;    // fp32, added to by lora_backward; the da of a group's modules stand one after the other
+    float *da, *db;    // fp32, added to by lora_weight_backward; the da of a group's modules stand one after the other
     int32_t out, ld;   // ld: elements from one row of y or dy to the next
     int32_t id;        // of the module in the model, for dropout
 } LoraModule;
@@ -140,9 +141,10 @@ typedef struct Backend {
     // T[dim]; rstd fp32[n].
     Status (*rmsnorm)(Device *, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                       float *rstd, int32_t n, int32_t dim);
-    // dx += gradient of y with respect to x, given dy; x is the norm's input (`sum` above).
+    // dx += gradient of y with respect to x, given dy; x is the norm's input (`sum` above). y once more unless it is
+    // NULL.
     Status (*rmsnorm_backward)(Device *, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                               int32_t n, int32_t dim);
+                               void *y, int32_t n, int32_t dim);
     // In place rotation of q T[n - first, heads, head_dim], the queries of tokens [first, n), and k T[n, kv_heads,
     // head_dim] by cos/sin fp32[max_position, head_dim/2], rotate-half form as transformers' Llama (RoFormer, arXiv
     // 2104.09864 eq. 34); position[n]; sign -1 is the transpose (backward).
@@ -171,9 +173,13 @@ typedef struct Backend {
     // rows ld_m elements apart.
     Status (*lora)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y,
                    int32_t n);
-    // da, db += ... (x NULL: no weight gradients); dx += ... (dx NULL: no input gradient). dy[m] as y[m].
-    Status (*lora_backward)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
-                            const void *const *dy, void *dx, int32_t n);
+    // dh = scale * dy B, scaled by 1/(1-p) where dropout is, for lora_weight_backward; dx += the gradient (dx NULL: dh
+    // only). dy[m] as y[m]; dh: [n, count * r] of LORA_DH_BYTES, fp32 by value in a form of the device's own.
+    Status (*lora_backward)(Device *, const LoraGroup *group, const Dropout *dropout, const void *const *dy, void *dh,
+                            void *dx, int32_t n);
+    // da, db += ...; x, h and dy as they were given before.
+    Status (*lora_weight_backward)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x,
+                                   const void *h, const void *const *dy, const void *dh, int32_t n);
     // out = softmax(scale * q k^T) v over each query's chain of segments; lse = log-sum-exp of the scaled scores, for
     // backward. q, out T[query rows, heads, head_dim]; k, v T[key rows, kv_heads, head_dim]; lse fp32[query rows,
     // heads]. Flash-like (arXiv 2205.14135): key blocks counted from the segment's start, so that bits do not depend on

@@ -69,6 +69,7 @@ enum {
     ONE_DQ,
     ONE_DK,
     ONE_DV,
+    ONE_DH,
     ONE_FACTOR,
     ONE_TOKEN,
     ONE_POSITION,
@@ -121,6 +122,16 @@ static int group_size(const ModelOptions *options, int group) {
     return options->lora_r > 0 ? n : 0;
 }
 
+// Of the group that has most.
+static size_t most_modules(const ModelOptions *options) {
+    int most = 0;
+    for (int group = GROUP_QKV; group <= GROUP_DOWN; group++) {
+        const int n = group_size(options, group);
+        most = n > most ? n : most;
+    }
+    return (size_t)most;
+}
+
 // Cuts the arena at `base` (NULL: only counts) and returns its bytes.
 static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64_t keep, int64_t all, char *base,
                         Buffers *out) {
@@ -153,9 +164,10 @@ static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64
         [ONE_DRES] = {hidden * t, true},   [ONE_DACT] = {wide * t, true},
         [ONE_DNORM] = {hidden * t, true},  [ONE_DATT] = {q * t, true},
         [ONE_DQ] = {q * t, true},          [ONE_DK] = {kv * t, true},
-        [ONE_DV] = {kv * t, true},         [ONE_FACTOR] = {f, true},
-        [ONE_TOKEN] = {i32, false},        [ONE_POSITION] = {i32, false},
-        [ONE_OWNER] = {i32, false},        [ONE_TARGET] = {i32, false}};
+        [ONE_DV] = {kv * t, true},         [ONE_DH] = {most_modules(options) * r * LORA_DH_BYTES, true},
+        [ONE_FACTOR] = {f, true},          [ONE_TOKEN] = {i32, false},
+        [ONE_POSITION] = {i32, false},     [ONE_OWNER] = {i32, false},
+        [ONE_TARGET] = {i32, false}};
     size_t used = 0;
     for (int kind = 0; kind < KEPT_KINDS; kind++) {
         bool per_layer = kind == KEPT_X || !options->recompute;
@@ -629,14 +641,30 @@ static Status lora(Model *model, const Run *run, int layer, int group, const voi
     return model->options.backend->lora(model->device, &g->lora, &dropout, x, h, out, n);
 }
 
-static Status lora_backward(Model *model, const Run *run, int layer, int group, const void *x, const void *h,
-                            const void *const dy[CONFIG_TARGETS_MAX], void *dx, int32_t row, int32_t n) {
+// The dy of a group's modules.
+static void group_rows(const Group *g, const void *const dy[CONFIG_TARGETS_MAX], const void *out[LORA_GROUP_MAX]) {
+    for (int i = 0; i < g->lora.count; i++) out[i] = dy[g->target[i]];
+}
+
+// dh from dy[target], and dx += LoRA's share unless dx is NULL.
+static Status lora_backward(Model *model, const Run *run, int layer, int group,
+                            const void *const dy[CONFIG_TARGETS_MAX], void *dh, void *dx, int32_t row, int32_t n) {
     const Group *g = &model->state->groups[layer][group];
     if (g->lora.count == 0) return STATUS_OK;
-    const void *in[LORA_GROUP_MAX];
-    for (int i = 0; i < g->lora.count; i++) in[i] = dy[g->target[i]];
+    const void *rows[LORA_GROUP_MAX];
+    group_rows(g, dy, rows);
     Dropout dropout = dropout_from(run, row);
-    return model->options.backend->lora_backward(model->device, &g->lora, &dropout, x, h, in, dx, n);
+    return model->options.backend->lora_backward(model->device, &g->lora, &dropout, rows, dh, dx, n);
+}
+
+static Status lora_weight_backward(Model *model, const Run *run, int layer, int group, const void *x, const void *h,
+                                   const void *const dy[CONFIG_TARGETS_MAX], const void *dh, int32_t row, int32_t n) {
+    const Group *g = &model->state->groups[layer][group];
+    if (g->lora.count == 0) return STATUS_OK;
+    const void *rows[LORA_GROUP_MAX];
+    group_rows(g, dy, rows);
+    Dropout dropout = dropout_from(run, row);
+    return model->options.backend->lora_weight_backward(model->device, &g->lora, &dropout, x, h, rows, dh, n);
 }
 
 // From the layer's input (KEPT_X) and its norm (ONE_NORM) to ONE_DELTA, which the next norm adds to KEPT_X2.
@@ -785,6 +813,39 @@ static bool has_lora(const Model *model, int layer, int group) {
     return model->state->groups[layer][group].lora.count > 0;
 }
 
+// From the gradients of q, k and v (in dy) to ONE_DRES; below the first layer nothing is trained.
+static Status projections_backward(Model *model, const Run *run, int l, const void *const dy[CONFIG_TARGETS_MAX]) {
+    const ModelConfig *c = &model->config;
+    const Backend *backend = model->options.backend;
+    const size_t row_bytes = model->state->buffers.kept[KEPT_X].row_bytes;
+    const bool last = l == c->layers - 1, adapted = has_lora(model, l, GROUP_QKV);
+    const int32_t n = run->n, from = last ? run->from : 0, m = n - from;
+    const void *input_norm = model->state->layers[l].input_norm;
+    void *norm = one(model, ONE_NORM), *x = kept(model, run, KEPT_X, l), *h = kept(model, run, KEPT_H_QKV, l);
+    void *dnorm = one(model, ONE_DNORM), *dx = l > 0 ? dnorm : NULL, *dx_from = l > 0 ? at(dx, from, row_bytes) : NULL;
+    const size_t kv_bytes =
+        (size_t)group_size(&model->options, GROUP_KV) * (size_t)model->options.lora_r * LORA_DH_BYTES;
+    void *dh = one(model, ONE_DH), *dh_q = at(dh, n, kv_bytes); // in the last layer, where q has other rows
+    float *rstd = kept(model, run, KEPT_RSTD1, l);
+
+    if (dx != NULL) {
+        TRY(linear_backward(model, l, K, dy[K], dx, n, false));
+        TRY(linear_backward(model, l, V, dy[V], dx, n, true));
+        TRY(linear_backward(model, l, Q, dy[Q], dx_from, m, true));
+    }
+    TRY(lora_backward(model, run, l, last ? GROUP_KV : GROUP_QKV, dy, dh, dx, 0, n));
+    if (last) TRY(lora_backward(model, run, l, GROUP_Q, dy, dh_q, dx_from, from, m));
+    if (dx != NULL)
+        TRY(backend->rmsnorm_backward(model->device, dx, x, input_norm, rstd, one(model, ONE_DRES),
+                                      adapted ? norm : NULL, n, c->hidden));
+    else if (adapted)
+        TRY(backend->rmsnorm(model->device, x, NULL, input_norm, c->rms_norm_eps, x, norm, rstd, n, c->hidden));
+    if (!last) return lora_weight_backward(model, run, l, GROUP_QKV, norm, h, dy, dh, 0, n);
+    TRY(lora_weight_backward(model, run, l, GROUP_KV, norm, h, dy, dh, 0, n));
+    return lora_weight_backward(model, run, l, GROUP_Q, at(norm, from, row_bytes), one(model, ONE_H_Q), dy, dh_q, from,
+                                m);
+}
+
 // ONE_DRES: from the gradient at the layer's output to the one at its input.
 static Status layer_backward(Model *model, const Run *run, int l) {
     const ModelConfig *c = &model->config;
@@ -798,54 +859,36 @@ static Status layer_backward(Model *model, const Run *run, int l) {
     const int32_t *position = one(model, ONE_POSITION);
     void *norm = one(model, ONE_NORM), *act = one(model, ONE_ACT), *dact = one(model, ONE_DACT);
     void *dres = one(model, ONE_DRES), *dout = at(dres, from, row_bytes), *dnorm = one(model, ONE_DNORM);
-    void *gate_up = kept(model, run, KEPT_GATE_UP, l), *x = kept(model, run, KEPT_X, l);
-    void *x2 = kept(model, run, KEPT_X2, l), *att = kept(model, run, KEPT_ATT, l), *datt = one(model, ONE_DATT);
+    void *gate_up = kept(model, run, KEPT_GATE_UP, l), *x2 = kept(model, run, KEPT_X2, l);
+    void *att = kept(model, run, KEPT_ATT, l), *datt = one(model, ONE_DATT), *dh = one(model, ONE_DH);
     void *dq = one(model, ONE_DQ), *dk = one(model, ONE_DK), *dv = one(model, ONE_DV);
-    float *rstd1 = kept(model, run, KEPT_RSTD1, l), *rstd2 = kept(model, run, KEPT_RSTD2, l);
+    float *rstd2 = kept(model, run, KEPT_RSTD2, l);
     // gate and up are overwritten by their gradients: nothing needs them after.
     const void *const dy[CONFIG_TARGETS_MAX] = {dq, dk, dv, dout, gate_up, up_of(model, gate_up), dout};
-    const bool adapted_down = has_lora(model, l, GROUP_DOWN);
 
     // MLP
+    // What LoRA's weight gradients read is made again beside what reads the same rows.
+    void *const act_again = has_lora(model, l, GROUP_DOWN) ? act : NULL;
+    void *const norm_again = has_lora(model, l, GROUP_GATE_UP) ? norm : NULL;
     TRY(linear_backward(model, l, DOWN, dout, dact, m, false));
-    TRY(lora_backward(model, run, l, GROUP_DOWN, NULL, kept(model, run, KEPT_H_DOWN, l), dy, dact, from, m));
-    TRY(backend->swiglu_backward(device, gate_up, dact, gate_up, adapted_down ? act : NULL, m, c->intermediate));
-    if (adapted_down) // its weights' gradients want act
-        TRY(lora_backward(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), dy, NULL, from, m));
+    TRY(lora_backward(model, run, l, GROUP_DOWN, dy, dh, dact, from, m));
+    TRY(backend->swiglu_backward(device, gate_up, dact, gate_up, act_again, m, c->intermediate));
+    TRY(lora_weight_backward(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), dy, dh, from, m));
     TRY(linear_backward(model, l, GATE, gate_up, dnorm, m, false));
-    if (has_lora(model, l, GROUP_GATE_UP)) {
-        TRY(backend->rmsnorm(device, x2, NULL, layer->post_norm, c->rms_norm_eps, x2, norm, rstd2, m, c->hidden));
-        TRY(lora_backward(model, run, l, GROUP_GATE_UP, norm, kept(model, run, KEPT_H_GATE_UP, l), dy, dnorm, from, m));
-    }
-    TRY(backend->rmsnorm_backward(device, dnorm, x2, layer->post_norm, rstd2, dout, m, c->hidden));
+    TRY(lora_backward(model, run, l, GROUP_GATE_UP, dy, dh, dnorm, from, m));
+    TRY(backend->rmsnorm_backward(device, dnorm, x2, layer->post_norm, rstd2, dout, norm_again, m, c->hidden));
+    TRY(lora_weight_backward(model, run, l, GROUP_GATE_UP, norm, kept(model, run, KEPT_H_GATE_UP, l), dy, dh, from, m));
 
     // Attention
     TRY(linear_backward(model, l, O, dout, datt, m, false));
-    TRY(lora_backward(model, run, l, GROUP_O, att, kept(model, run, KEPT_H_O, l), dy, datt, from, m));
+    TRY(lora_backward(model, run, l, GROUP_O, dy, dh, datt, from, m));
+    TRY(lora_weight_backward(model, run, l, GROUP_O, att, kept(model, run, KEPT_H_O, l), dy, dh, from, m));
     TRY(backend->attention_backward(device, last ? &run->last_attention : &run->attention, kept(model, run, KEPT_Q, l),
                                     kept(model, run, KEPT_K, l), kept(model, run, KEPT_V, l), att,
                                     kept(model, run, KEPT_LSE, l), datt, dq, dk, dv, n));
     TRY(backend->rope(device, dq, dk, position, state->cos, state->sin, from, n, c->heads, c->kv_heads, c->head_dim,
                       -1));
-    void *dx = l > 0 ? dnorm : NULL; // below the first layer nothing is trained
-    if (dx != NULL) {
-        TRY(linear_backward(model, l, K, dk, dnorm, n, false));
-        TRY(linear_backward(model, l, V, dv, dnorm, n, true));
-        TRY(linear_backward(model, l, Q, dq, at(dnorm, from, row_bytes), m, true));
-    }
-    if (has_lora(model, l, GROUP_QKV)) {
-        void *h = kept(model, run, KEPT_H_QKV, l);
-        TRY(backend->rmsnorm(device, x, NULL, layer->input_norm, c->rms_norm_eps, x, norm, rstd1, n, c->hidden));
-        if (last) {
-            TRY(lora_backward(model, run, l, GROUP_KV, norm, h, dy, dx, 0, n));
-            TRY(lora_backward(model, run, l, GROUP_Q, at(norm, from, row_bytes), one(model, ONE_H_Q), dy,
-                              dx == NULL ? NULL : at(dx, from, row_bytes), from, m));
-        } else {
-            TRY(lora_backward(model, run, l, GROUP_QKV, norm, h, dy, dx, 0, n));
-        }
-    }
-    if (dx == NULL) return STATUS_OK;
-    return backend->rmsnorm_backward(device, dnorm, x, layer->input_norm, rstd1, dres, n, c->hidden);
+    return projections_backward(model, run, l, dy);
 }
 
 // train.recompute = "layer": the layer's activations again, from its kept input.
@@ -871,7 +914,7 @@ Status model_backward(Model *model, const MicroBatch *batch, const Pass *pass, c
     TRY(backend->scale_rows(device, one(model, ONE_UNIT), one(model, ONE_FACTOR), dnorm, n_y, c->hidden));
     TRY(backend->zero(device, dres, (size_t)batch->n_grad * row_bytes));
     TRY(backend->rmsnorm_backward(device, dnorm, one(model, ONE_XF), model->state->final_norm, one(model, ONE_RSTDF),
-                                  at(dres, batch->n_prefix, row_bytes), n_y, c->hidden));
+                                  at(dres, batch->n_prefix, row_bytes), NULL, n_y, c->hidden));
     for (int l = c->layers - 1; l >= 0; l--) {
         if (model->options.recompute) TRY(layer_again(model, &run, l));
         TRY(layer_backward(model, &run, l));

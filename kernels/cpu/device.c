@@ -179,6 +179,7 @@ const Backend backend_cpu = {
     .linear_backward = cpu_linear_backward,
     .lora = cpu_lora,
     .lora_backward = cpu_lora_backward,
+    .lora_weight_backward = cpu_lora_weight_backward,
     .attention = cpu_attention,
     .attention_backward = cpu_attention_backward,
     .head = cpu_head,

@@ -44,11 +44,11 @@ Status cpu_rmsnorm(Device *device, const void *x, const void *delta, const void 
 }
 
 Status cpu_rmsnorm_backward(Device *device, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                            int32_t n, int32_t dim) {
+                            void *y, int32_t n, int32_t dim) {
 #pragma omp parallel num_threads(threads_for(device, (size_t)n *dim))
     {
         Span s = span_of_thread((size_t)n, 1);
-        device->simd->rmsnorm_backward(device->dtype, dy, x, w, rstd, dx, s.begin, s.end, dim);
+        device->simd->rmsnorm_backward(device->dtype, dy, x, w, rstd, dx, y, s.begin, s.end, dim);
     }
     return STATUS_OK;
 }

@@ -65,7 +65,6 @@ void attention_close(Device *device);
 Status attention_reserve(Device *device, const DeviceShapes *shapes); // room for plans
 
 // Scratch that the ops of a file need for these shapes.
-size_t lora_scratch_bytes(const DeviceShapes *shapes, DType dtype);
 size_t head_scratch_bytes(const DeviceShapes *shapes, DType dtype);
 size_t attention_scratch_bytes(const DeviceShapes *shapes);
 
@@ -74,7 +73,7 @@ Status cuda_embed(Device *device, const int32_t *tokens, const void *table, void
 Status cuda_rmsnorm(Device *device, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                     float *rstd, int32_t n, int32_t dim);
 Status cuda_rmsnorm_backward(Device *device, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                             int32_t n, int32_t dim);
+                             void *y, int32_t n, int32_t dim);
 Status cuda_rope(Device *device, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
                  int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign);
 Status cuda_swiglu(Device *device, const void *gate_up, void *act, int32_t n, int32_t width);
@@ -90,8 +89,10 @@ Status cuda_linear_backward(Device *device, const Linear *layers, int32_t count,
                             bool accumulate);
 Status cuda_lora(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y,
                  int32_t n);
-Status cuda_lora_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
-                          const void *const *dy, void *dx, int32_t n);
+Status cuda_lora_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *const *dy,
+                          void *dh, void *dx, int32_t n);
+Status cuda_lora_weight_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x,
+                                 const void *h, const void *const *dy, const void *dh, int32_t n);
 Status cuda_attention(Device *device, const Attention *shape, const void *q, const void *k, const void *v, void *out,
                       float *lse);
 Status cuda_attention_backward(Device *device, const Attention *shape, const void *q, const void *k, const void *v,

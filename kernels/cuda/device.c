@@ -252,8 +252,7 @@ static void *cuda_stream(Device *device) {
 // --- scratch ---
 
 static size_t cuda_scratch_bytes(const DeviceOptions *options, const DeviceShapes *shapes) {
-    const size_t needs[] = {lora_scratch_bytes(shapes, options->dtype), head_scratch_bytes(shapes, options->dtype),
-                            attention_scratch_bytes(shapes)};
+    const size_t needs[] = {head_scratch_bytes(shapes, options->dtype), attention_scratch_bytes(shapes)};
     size_t most = 0;
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) most = needs[i] > most ? needs[i] : most;
     return most;
@@ -311,6 +310,7 @@ const Backend backend_cuda = {
     .linear_backward = cuda_linear_backward,
     .lora = cuda_lora,
     .lora_backward = cuda_lora_backward,
+    .lora_weight_backward = cuda_lora_weight_backward,
     .attention = cuda_attention,
     .attention_backward = cuda_attention_backward,
     .head = cuda_head,

@@ -26,6 +26,7 @@ template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N :
 // Whether T is multiplied by tensor cores: then four lanes share a sum's terms. Else a lane has them all.
 template <typename T> constexpr bool tensor = sizeof(T) == 2;
 template <typename T> constexpr int lanes_of_sum = tensor<T> ? 4 : 1;
+template <typename T> constexpr int parts_of_dh = tensor<T> ? 3 : 1;
 
 template <typename T> static __device__ inline T zero() {
     T value;
@@ -204,7 +205,7 @@ low_gradient(LoraGroup group, LoraMask mask, LoraRows dy, T *parts, int32_t n, b
         if (row + token >= n) return;
         float rest = group.scale * keep_scale(mask, row + token) * sum;
         T *to = parts + (size_t)(row + token) * rank + m * r + first + column;
-        for (int part = 0; part < (tensor<T> ? 3 : 1); part++, to += (size_t)n * rank) {
+        for (int part = 0; part < parts_of_dh<T>; part++, to += (size_t)n * rank) {
             from_float(rest, to);
             rest -= to_float(*to); // exact: a part takes 8 of the 24 bits of what is left
         }
@@ -239,7 +240,7 @@ weight_gradients(LoraGroup group, LoraMask mask, const T *x, const T *h, LoraRow
     const int32_t ld = of_a ? width : module.ld;
     const int32_t column = (int32_t)blockIdx.y * STRIP_RANK, columns = at_most(r - column, STRIP_RANK);
     const T *rows = of_a ? x : static_cast<const T *>(dy.of[m]), *low = (of_a ? parts : h) + m * r + column;
-    const int planes = of_a && tensor<T> ? 3 : 1;
+    const int planes = of_a ? parts_of_dh<T> : 1;
     const LoraMask masked = of_a ? mask : LoraMask{0, 0, nullptr, nullptr, 1.0f};
 
     const int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP, g = lane / 4, t = lane % 4;
@@ -417,14 +418,9 @@ add_inputs(LoraGroup group, LoraMask mask, const T *parts, T *dx, int32_t n, boo
     const int lane = (int)threadIdx.x % WARP, g = lane / 4, f = feature + 8 * (lane % 4);
     float total[ROW_TILES][4][4] = {};
     for (int m = 0; m < group.count; m++) {
-        const Factors<T> factors = {parts + m * r,
-                                    group.count * r,
-                                    tensor<T> ? 3 : 1,
-                                    static_cast<const T *>(group.module[m].a),
-                                    in,
-                                    true,
-                                    rank_whole,
-                                    whole};
+        const Factors<T> factors = {
+            parts + m * r, group.count * r, parts_of_dh<T>, static_cast<const T *>(group.module[m].a), in,
+            true,          rank_whole,      whole};
         if (mask.owner == nullptr) {
             multiply_rank(factors, row, n, feature, r, total);
             continue;

@@ -16,10 +16,6 @@ typedef struct LoraRows {
     void *of[LORA_GROUP_MAX];
 } LoraRows;
 
-// dh is held as this many addends of type T, planes T[n, count * r] one after the other: exact, since three bf16 hold
-// the 24 bits of an fp32.
-#define LORA_PARTS(dtype) ((dtype) == DTYPE_BF16 ? 3 : 1)
-
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -30,7 +26,8 @@ cudaError_t lora_low(DType dtype, const LoraGroup *group, const LoraMask *mask, 
 // y += s h B^T, rounded once
 cudaError_t lora_add_outputs(DType dtype, const LoraGroup *group, const void *h, const LoraRows *y, int32_t n,
                              cudaStream_t stream);
-// dh = s dy B, to its parts
+// dh = s dy B, to its parts: addends of type T, planes T[n, count * r] one after the other. Three bf16 hold the 24 bits
+// of an fp32 exactly; of fp32 there is one.
 cudaError_t lora_low_gradient(DType dtype, const LoraGroup *group, const LoraMask *mask, const LoraRows *dy,
                               void *parts, int32_t n, cudaStream_t stream);
 // da += dh^T u, db += s dy^T h

@@ -16,9 +16,9 @@ Status cuda_rmsnorm(Device *device, const void *x, const void *delta, const void
 }
 
 Status cuda_rmsnorm_backward(Device *device, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                             int32_t n, int32_t dim) {
+                             void *y, int32_t n, int32_t dim) {
     if (n == 0) return STATUS_OK;
-    CUDA_TRY(device, vector_rmsnorm_backward(device->dtype, dy, x, w, rstd, dx, n, dim, device->stream));
+    CUDA_TRY(device, vector_rmsnorm_backward(device->dtype, dy, x, w, rstd, dx, y, n, dim, device->stream));
     return STATUS_OK;
 }
 

@@ -161,7 +161,7 @@ static __device__ inline Pack<T, N> with_gradient(Pack<T, N> dx, const Pack<T, N
 // With xhat = x rstd: dx += rstd (w dy - xhat mean(w dy xhat)).
 template <typename T, int N>
 KERNEL_BLOCKS(ROW_THREADS, 2)
-rmsnorm_backward(const T *dy, const T *x, const T *w, const float *rstd, T *dx, int32_t n, int32_t packs) {
+rmsnorm_backward(const T *dy, const T *x, const T *w, const float *rstd, T *dx, T *y, int32_t n, int32_t packs) {
     const int32_t row = (int32_t)(blockIdx.x * ROW_WARPS + threadIdx.x / WARP), lane = (int32_t)(threadIdx.x % WARP);
     if (row >= n) return;
     typedef Pack<T, N> P;
@@ -169,6 +169,7 @@ rmsnorm_backward(const T *dy, const T *x, const T *w, const float *rstd, T *dx, 
     const P *x_row = reinterpret_cast<const P *>(x) + at, *w_row = reinterpret_cast<const P *>(w);
     const P *dy_row = reinterpret_cast<const P *>(dy) + at;
     P *dx_row = reinterpret_cast<P *>(dx) + at, held_dy[HELD], held_x[HELD];
+    P *y_row = y != nullptr ? reinterpret_cast<P *>(y) + at : nullptr;
     float dot = 0;
 #pragma unroll
     for (int k = 0; k < HELD; k++)
@@ -184,10 +185,14 @@ rmsnorm_backward(const T *dy, const T *x, const T *w, const float *rstd, T *dx, 
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
         const int32_t i = lane + k * WARP;
-        if (i < packs) dx_row[i] = with_gradient(dx_row[i], held_dy[k], w_row[i], held_x[k], r, along);
+        if (i >= packs) continue;
+        dx_row[i] = with_gradient(dx_row[i], held_dy[k], w_row[i], held_x[k], r, along);
+        if (y_row != nullptr) y_row[i] = normalised(held_x[k], r, w_row[i]);
     }
-    for (int32_t i = lane + HELD * WARP; i < packs; i += WARP)
+    for (int32_t i = lane + HELD * WARP; i < packs; i += WARP) {
         dx_row[i] = with_gradient(dx_row[i], dy_row[i], w_row[i], x_row[i], r, along);
+        if (y_row != nullptr) y_row[i] = normalised(x_row[i], r, w_row[i]);
+    }
 }
 
 // --- elements ---
@@ -356,15 +361,15 @@ cudaError_t vector_rmsnorm(DType dtype, const void *x, const void *delta, const 
 }
 
 cudaError_t vector_rmsnorm_backward(DType dtype, const void *dy, const void *x, const void *w, const float *rstd,
-                                    void *dx, int32_t n, int32_t dim, cudaStream_t stream) {
+                                    void *dx, void *y, int32_t n, int32_t dim, cudaStream_t stream) {
     BY_DTYPE(dtype, {
         enum { N = wide<T>() };
-        if (dim % N == 0 && aligned(dy, x, w, dx))
+        if (dim % N == 0 && aligned(dy, x, w, dx) && aligned(y))
             LAUNCH_BLOCKS((rmsnorm_backward<T, N>), row_blocks(n), ROW_THREADS, 0, stream, (const T *)dy, (const T *)x,
-                          (const T *)w, rstd, (T *)dx, n, dim / N);
+                          (const T *)w, rstd, (T *)dx, (T *)y, n, dim / N);
         else
             LAUNCH_BLOCKS((rmsnorm_backward<T, 1>), row_blocks(n), ROW_THREADS, 0, stream, (const T *)dy, (const T *)x,
-                          (const T *)w, rstd, (T *)dx, n, dim);
+                          (const T *)w, rstd, (T *)dx, (T *)y, n, dim);
     });
     return cudaGetLastError();
 }

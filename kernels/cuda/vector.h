@@ -16,7 +16,7 @@ cudaError_t vector_embed(DType dtype, const int32_t *tokens, const void *table, 
 cudaError_t vector_rmsnorm(DType dtype, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                            float *rstd, int32_t n, int32_t dim, cudaStream_t stream);
 cudaError_t vector_rmsnorm_backward(DType dtype, const void *dy, const void *x, const void *w, const float *rstd,
-                                    void *dx, int32_t n, int32_t dim, cudaStream_t stream);
+                                    void *dx, void *y, int32_t n, int32_t dim, cudaStream_t stream);
 cudaError_t vector_rope(DType dtype, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
                         int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign,
                         cudaStream_t stream);

@@ -87,9 +87,15 @@ static void check_rmsnorm(const Ops *ops) {
             float *d_rstd = ops_upload(ops, NULL, (size_t)n * sizeof(float));
             CHECK(backend->rmsnorm(ops->device, d_x, with_delta ? d_delta : NULL, d_w, eps, with_delta ? d_sum : NULL,
                                    d_y, d_rstd, n, dim));
-            CHECK(backend->rmsnorm_backward(ops->device, d_dy, d_sum, d_w, d_rstd, d_dx, n, dim));
+            void *d_again = ops_array(ops, NULL, count), *d_dx_alone = ops_array(ops, dx0, count);
+            CHECK(backend->rmsnorm_backward(ops->device, d_dy, d_sum, d_w, d_rstd, d_dx, d_again, n, dim));
+            CHECK(backend->rmsnorm_backward(ops->device, d_dy, d_sum, d_w, d_rstd, d_dx_alone, NULL, n, dim));
+            float *again = ops_values(ops, d_again, count), *dx_alone = ops_values(ops, d_dx_alone, count);
             float *sum = ops_values(ops, d_sum, count), *y = ops_values(ops, d_y, count),
                   *dx = ops_values(ops, d_dx, count);
+            expect_same_bits("y once more", again, y, count);
+            expect_same_bits("dx without y", dx_alone, dx, count);
+            ops_free(ops, d_again), ops_free(ops, d_dx_alone), free(again), free(dx_alone);
             float *rstd = ops_floats(ops, d_rstd, (size_t)n);
             double *want_sum = ops_host(count * 8), *want_y = ops_host(count * 8), *want_dx = ops_host(count * 8);
             double *tol_sum = ops_host(count * 8), *tol_y = ops_host(count * 8), *tol_dx = ops_host(count * 8);
@@ -308,7 +314,7 @@ static void test_central_differences(void **state) {
         float *rstd = ops_upload(ops, NULL, N * 4);
         if (p.op == 0) {
             CHECK(backend->rmsnorm(ops->device, x, NULL, other, 1e-5f, NULL, y, rstd, N, DIM));
-            CHECK(backend->rmsnorm_backward(ops->device, dy, x, other, rstd, dx, N, DIM));
+            CHECK(backend->rmsnorm_backward(ops->device, dy, x, other, rstd, dx, NULL, N, DIM));
         }
         if (p.op == 2) CHECK(backend->rope(ops->device, dy, NULL, p.position, p.cos, p.sin, 0, N, 1, 0, DIM, -1));
         float *got = ops_values(ops, p.op == 2 ? dy : dx, COUNT);

@@ -17,6 +17,14 @@
         }                                                                                                              \
     } while (0)
 
+// y = x rstd, rounded, w.
+ALWAYS_INLINE void store_normalised(DType t, void *y, int32_t i, int32_t dim, int64_t at, vf x, float rstd,
+                                    const void *w) {
+    float rounded[VL];
+    store(t, rounded, 0, x * vset(rstd));
+    store_to(t, y, i, dim, at, load(t, rounded, 0) * load_to(t, w, i, dim, 0));
+}
+
 ALWAYS_INLINE void rmsnorm_rows(DType t, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                                 float *rstd, int64_t begin, int64_t end, int32_t dim) {
     for (int64_t row = begin; row < end; row++) {
@@ -33,11 +41,7 @@ ALWAYS_INLINE void rmsnorm_rows(DType t, const void *x, const void *delta, const
         }
         float r = 1.0f / sqrtf(hsum(squares) / (float)dim + eps);
         rstd[row] = r;
-        for (int32_t i = 0; i < dim; i += VL) {
-            float rounded[VL];
-            store(t, rounded, 0, load_to(t, input, i, dim, at) * vset(r));
-            store_to(t, y, i, dim, at, load(t, rounded, 0) * load_to(t, w, i, dim, 0));
-        }
+        for (int32_t i = 0; i < dim; i += VL) store_normalised(t, y, i, dim, at, load_to(t, input, i, dim, at), r, w);
     }
 }
 static void rmsnorm(DType dtype, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
@@ -47,7 +51,7 @@ static void rmsnorm(DType dtype, const void *x, const void *delta, const void *w
 
 // With xhat = x rstd: dx = rstd (w dy - xhat mean(w dy xhat)).
 ALWAYS_INLINE void rmsnorm_backward_rows(DType t, const void *dy, const void *x, const void *w, const float *rstd,
-                                         void *dx, int64_t begin, int64_t end, int32_t dim) {
+                                         void *dx, void *y, int64_t begin, int64_t end, int32_t dim) {
     for (int64_t row = begin; row < end; row++) {
         int64_t at = row * dim;
         vf dot = vzero();
@@ -56,15 +60,16 @@ ALWAYS_INLINE void rmsnorm_backward_rows(DType t, const void *dy, const void *x,
         float r = rstd[row];
         float along = hsum(dot) * r * r / (float)dim; // mean(w dy xhat) rstd
         for (int32_t i = 0; i < dim; i += VL) {
-            vf wdy = load_to(t, dy, i, dim, at) * load_to(t, w, i, dim, 0);
-            vf g = vfma(load_to(t, x, i, dim, at), vset(-along), wdy);
+            vf wdy = load_to(t, dy, i, dim, at) * load_to(t, w, i, dim, 0), value = load_to(t, x, i, dim, at);
+            vf g = vfma(value, vset(-along), wdy);
             store_to(t, dx, i, dim, at, vfma(g, vset(r), load_to(t, dx, i, dim, at)));
+            if (y) store_normalised(t, y, i, dim, at, value, r, w);
         }
     }
 }
 static void rmsnorm_backward(DType dtype, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                             int64_t begin, int64_t end, int32_t dim) {
-    BY_DTYPE(rmsnorm_backward_rows(t, dy, x, w, rstd, dx, begin, end, dim));
+                             void *y, int64_t begin, int64_t end, int32_t dim) {
+    BY_DTYPE(rmsnorm_backward_rows(t, dy, x, w, rstd, dx, y, begin, end, dim));
 }
 
 ALWAYS_INLINE void rope_rows(DType t, void *x, const int32_t *position, const float *cos, const float *sin,

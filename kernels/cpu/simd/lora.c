@@ -23,7 +23,6 @@ typedef struct Layout {
     int32_t mask_words;        // 32-bit words of one token's mask
     float *a;                  // [rank, in], zero in the padding
     float *bt[LORA_GROUP_MAX]; // scale * B^T: [r, padded out], zero in the padding
-    float *dh;                 // [n, rank]
     float *h;                  // [n, rank], h widened and scaled
     uint32_t *mask;            // [count, n, mask_words], bit f % 32 of word f / 32: kept
     float *buffer;             // [threads, buffer_floats]
@@ -51,7 +50,6 @@ static size_t lora_layout(const LoraGroup *group, int32_t n, int threads, char *
     } while (0)
     CUT(l.a, (size_t)l.rank * l.in);
     for (int m = 0; m < group->count; m++) CUT(l.bt[m], (size_t)group->r * padded(group->module[m].out));
-    CUT(l.dh, (size_t)n * l.rank);
     CUT(l.h, (size_t)n * l.rank);
     CUT(l.mask, (size_t)group->count * n * l.mask_words);
     CUT(l.buffer, threads * l.buffer_floats);
@@ -258,6 +256,13 @@ static void outer_tile(const void *rows, int32_t width, int32_t ld, DType dtype,
     }
 }
 
+static void draw_masks(const LoraGroup *group, const Dropout *dropout, int32_t n, int threads, const Layout *l) {
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+    for (int m = 0; m < group->count; m++)
+        for (int32_t t = 0; t < n; t++)
+            draw_mask(dropout, t, group->module[m].id, l->in, l->mask + ((size_t)m * n + t) * l->mask_words);
+}
+
 // fp32 copies of A and scale * B^T; the masks too when dropout is on.
 static void prepare(const LoraGroup *group, const Dropout *dropout, bool masks, int32_t n, DType dtype, int threads,
                     const Layout *l) {
@@ -279,12 +284,8 @@ static void prepare(const LoraGroup *group, const Dropout *dropout, bool masks, 
                     l->bt[m][(size_t)j * width + o] =
                         o < module->out ? group->scale * load_one(module->b, (size_t)o * r + j, dtype) : 0.0f;
         }
-        if (masks)
-            for (int m = 0; m < group->count; m++)
-#pragma omp for schedule(static) nowait
-                for (int32_t t = 0; t < n; t++)
-                    draw_mask(dropout, t, group->module[m].id, l->in, l->mask + ((size_t)m * n + t) * l->mask_words);
     }
+    if (masks) draw_masks(group, dropout, n, threads, l);
 }
 
 // x's rows [first, first + tokens), x_ld apart, as fp32, padded to whole vectors by zeros.
@@ -431,8 +432,8 @@ void SIMD_NAME(lora)(const LoraGroup *group, const Dropout *dropout, const void 
 }
 
 // With u = dropout(x), h = u A^T, y += s h B^T:  dB += s dy^T h,  dh = s dy B,  dA += dh^T u,  dx += mask/(1-p) dh A.
-void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
-                              const void *const *dy, void *dx, int32_t n, DType dtype, int threads, void *scratch) {
+void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, const void *const *dy, float *dh_rows,
+                              void *dx, int32_t n, DType dtype, int threads, void *scratch) {
     Layout l;
     lora_layout(group, n, threads, scratch, &l);
     bool masks = dropout && dropout->p > 0;
@@ -442,16 +443,13 @@ void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, co
     for (int32_t first = 0; first < n; first += TOKENS) {
         float *rows = l.buffer + (size_t)omp_get_thread_num() * l.buffer_floats, *part = rows + l.widest;
         int32_t tokens = rows_from(n, first);
-        float *dh = l.dh + (size_t)first * l.rank;
+        float *dh = dh_rows + (size_t)first * l.rank;
         for (int m = 0; m < group->count; m++) {
             int32_t out = group->module[m].out;
             load_rows(dy[m], group->module[m].ld, first, tokens, out, padded(out), dtype, rows);
             dot_rows(rows, tokens, l.bt[m], r, padded(out), padded(out), dh + m * r, l.rank);
         }
-        for (int32_t i = 0; i < tokens * l.rank; i++) {
-            dh[i] *= keep_scale(dropout, masks, first + i / l.rank);
-            if (x) l.h[(size_t)first * l.rank + i] = group->scale * load_one(h, (size_t)first * l.rank + i, dtype);
-        }
+        for (int32_t i = 0; i < tokens * l.rank; i++) dh[i] *= keep_scale(dropout, masks, first + i / l.rank);
         if (!dx) continue;
         if (!masks) {
             combine_rows(dh, l.rank, tokens, l.a, l.rank, l.in, rows, l.in, false);
@@ -471,9 +469,21 @@ void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, co
             }
         }
     }
-    if (!x) return;
+}
 
-    // The sums over tokens, cut by features: every thread sums its features over all tokens in order.
+// The sums over tokens, cut by features: every thread sums its features over all tokens in order.
+void SIMD_NAME(lora_weight_backward)(const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
+                                     const void *const *dy, const float *dh, int32_t n, DType dtype, int threads,
+                                     void *scratch) {
+    Layout l;
+    lora_layout(group, n, threads, scratch, &l);
+    bool masks = dropout && dropout->p > 0;
+    int32_t r = group->r;
+    if (masks) draw_masks(group, dropout, n, threads, &l);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int32_t t = 0; t < n; t++)
+        for (int32_t j = 0; j < l.rank; j++)
+            l.h[(size_t)t * l.rank + j] = group->scale * load_one(h, (size_t)t * l.rank + j, dtype);
     int32_t tiles_in = l.in / OUTER_WIDTH, tiles_out = 0;
     for (int m = 0; m < group->count; m++) tiles_out += padded(group->module[m].out) / OUTER_WIDTH;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
@@ -484,7 +494,7 @@ void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, co
             int m = i / tiles_in;
             int32_t first = i % tiles_in * OUTER_WIDTH;
             outer_tile(x, group->in, group->in, dtype, masks ? l.mask + (size_t)m * n * l.mask_words : NULL,
-                       l.mask_words, l.dh + m * r, l.rank, r, n, first, tile, sum);
+                       l.mask_words, dh + m * r, l.rank, r, n, first, tile, sum);
             for (int32_t j = 0; j < r; j++)
                 for (int32_t f = 0; f < OUTER_WIDTH && first + f < group->in; f++)
                     group->module[m].da[(size_t)j * group->in + first + f] += sum[j * OUTER_WIDTH + f];

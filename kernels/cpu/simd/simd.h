@@ -25,7 +25,7 @@ typedef struct SimdOps {
     void (*rmsnorm)(DType t, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                     float *rstd, int64_t begin, int64_t end, int32_t dim);
     void (*rmsnorm_backward)(DType t, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                             int64_t begin, int64_t end, int32_t dim);
+                             void *y, int64_t begin, int64_t end, int32_t dim);
     void (*rope)(DType t, void *x, const int32_t *position, const float *cos, const float *sin, int64_t begin,
                  int64_t end, int32_t heads, int32_t head_dim, int sign);
     void (*swiglu)(DType t, const void *gate_up, void *act, int64_t begin, int64_t end, int32_t width);
