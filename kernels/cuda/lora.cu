@@ -159,7 +159,7 @@ static __device__ inline int32_t at_most(int32_t x, int32_t most) {
 
 // Columns [block * COLUMNS, ...) of one of `spans` spans of `rank` columns: a module under a mask of its own, or all.
 template <typename T>
-KERNEL_BLOCKS(THREADS, 2)
+KERNEL_BLOCKS(THREADS, tensor<T> ? 2 : 1)
 low(LoraGroup group, LoraMask mask, const T *x, T *h, int32_t n, int32_t spans, bool whole) {
     SHARED(LowShared, s);
     const int32_t rank = group.count * group.r, width = rank / spans, blocks = (width + COLUMNS - 1) / COLUMNS;
@@ -182,7 +182,7 @@ low(LoraGroup group, LoraMask mask, const T *x, T *h, int32_t n, int32_t spans, 
 }
 
 template <typename T>
-KERNEL_BLOCKS(THREADS, 2)
+KERNEL_BLOCKS(THREADS, tensor<T> ? 2 : 1)
 low_gradient(LoraGroup group, LoraMask mask, LoraRows dy, T *parts, int32_t n, bool whole) {
     SHARED(LowShared, s);
     const int32_t rank = group.count * group.r, r = group.r, blocks = (r + COLUMNS - 1) / COLUMNS;
@@ -222,7 +222,7 @@ struct StripShared {
 // tensor cores' terms the features are rows, the tokens a sum's terms: lane 4g + t has features 8g .. 8g + 7 of tokens
 // 4t .. 4t + 3, and product i of four has features 8g + 2i as its row g, 8g + 2i + 1 as row g + 8.
 template <typename T>
-KERNEL_BLOCKS(THREADS, 2)
+KERNEL_BLOCKS(THREADS, tensor<T> ? 2 : 1)
 weight_gradients(LoraGroup group, LoraMask mask, const T *x, const T *h, LoraRows dy, const T *parts, int32_t n,
                  bool whole) {
     enum { TURN = 4 * lanes_of_sum<T> };
@@ -393,7 +393,7 @@ static __device__ inline void add_rows(T *to, int32_t row, int32_t n, int32_t ld
 
 // A block has ROW_TILES * 16 tokens and WARPS * WARP_FEATURES features of one module's y.
 template <typename T>
-KERNEL_BLOCKS(THREADS, 2)
+KERNEL_BLOCKS(THREADS, tensor<T> ? 2 : 1)
 add_outputs(LoraGroup group, const T *h, LoraRows y, int32_t n, bool rank_whole, bool whole) {
     int32_t m = 0, strip = (int32_t)blockIdx.y;
     for (; m < LORA_GROUP_MAX - 1; m++) {
@@ -411,7 +411,7 @@ add_outputs(LoraGroup group, const T *h, LoraRows y, int32_t n, bool rank_whole,
 }
 
 template <typename T>
-KERNEL_BLOCKS(THREADS, 2)
+KERNEL_BLOCKS(THREADS, tensor<T> ? 2 : 1)
 add_inputs(LoraGroup group, LoraMask mask, const T *parts, T *dx, int32_t n, bool rank_whole, bool whole) {
     const int32_t row = (int32_t)blockIdx.x * ROW_TILES * TOKENS, r = group.r, in = group.in;
     const int32_t feature = ((int32_t)blockIdx.y * WARPS + (int32_t)threadIdx.x / WARP) * WARP_FEATURES;

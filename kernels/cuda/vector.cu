@@ -7,7 +7,9 @@ enum {
     THREADS = 256,
     ROW_WARPS = 8,
     ROW_THREADS = ROW_WARPS * WARP,
-    HELD = 8, // packs of a row that a lane keeps in registers, 2,048 elements of bf16 a warp; the rest is read again
+    // Packs of a row that a lane keeps in registers, a warp 2,048 (1,536) elements of bf16; the rest is read again.
+    HELD = 8,
+    HELD_BACKWARD = 6,
 };
 
 // N elements that are moved at once.
@@ -168,28 +170,28 @@ rmsnorm_backward(const T *dy, const T *x, const T *w, const float *rstd, T *dx, 
     const size_t at = (size_t)row * packs;
     const P *x_row = reinterpret_cast<const P *>(x) + at, *w_row = reinterpret_cast<const P *>(w);
     const P *dy_row = reinterpret_cast<const P *>(dy) + at;
-    P *dx_row = reinterpret_cast<P *>(dx) + at, held_dy[HELD], held_x[HELD];
+    P *dx_row = reinterpret_cast<P *>(dx) + at, held_dy[HELD_BACKWARD], held_x[HELD_BACKWARD];
     P *y_row = y != nullptr ? reinterpret_cast<P *>(y) + at : nullptr;
     float dot = 0;
 #pragma unroll
-    for (int k = 0; k < HELD; k++)
+    for (int k = 0; k < HELD_BACKWARD; k++)
         if (lane + k * WARP < packs) {
             held_dy[k] = dy_row[lane + k * WARP];
             held_x[k] = x_row[lane + k * WARP];
         }
 #pragma unroll
-    for (int k = 0; k < HELD; k++)
+    for (int k = 0; k < HELD_BACKWARD; k++)
         if (lane + k * WARP < packs) dot += dot_of(held_dy[k], w_row[lane + k * WARP], held_x[k]);
-    for (int32_t i = lane + HELD * WARP; i < packs; i += WARP) dot += dot_of(dy_row[i], w_row[i], x_row[i]);
+    for (int32_t i = lane + HELD_BACKWARD * WARP; i < packs; i += WARP) dot += dot_of(dy_row[i], w_row[i], x_row[i]);
     const float r = rstd[row], along = warp_sum(dot) * r * r / (float)(packs * N);
 #pragma unroll
-    for (int k = 0; k < HELD; k++) {
+    for (int k = 0; k < HELD_BACKWARD; k++) {
         const int32_t i = lane + k * WARP;
         if (i >= packs) continue;
         dx_row[i] = with_gradient(dx_row[i], held_dy[k], w_row[i], held_x[k], r, along);
         if (y_row != nullptr) y_row[i] = normalised(held_x[k], r, w_row[i]);
     }
-    for (int32_t i = lane + HELD * WARP; i < packs; i += WARP) {
+    for (int32_t i = lane + HELD_BACKWARD * WARP; i < packs; i += WARP) {
         dx_row[i] = with_gradient(dx_row[i], dy_row[i], w_row[i], x_row[i], r, along);
         if (y_row != nullptr) y_row[i] = normalised(x_row[i], r, w_row[i]);
     }
