@@ -9,7 +9,8 @@
 // KTO_STANDIN_FAIL=NAME:N fails the N-th call of a function, or the N-th kernel as "launch:N", which loses the device;
 // KTO_STANDIN_DROP=KERNEL:LINE takes one __syncthreads, __syncwarp or copies_wait away, KTO_STANDIN_DROP_WAIT=FILE:LINE
 // a wait for a stream or event; KTO_STANDIN_LIST=FILE appends the barriers and waits that were met, as lines
-// "KERNEL:LINE" and "wait:FILE:LINE".
+// "KERNEL:LINE" and "wait:FILE:LINE"; KTO_STANDIN_COUNT=FILE appends how often each kernel was launched, and how many
+// products and memsets there were, as lines "NAME COUNT".
 #include "standin.h"
 
 #include <boost/context/detail/fcontext.hpp>
@@ -79,7 +80,8 @@ static struct Running {
 } running;
 
 static std::set<std::string> &barriers_met = *new std::set<std::string>; // never freed: read when the program ends
-static std::map<const void *, size_t> opted_in;                          // dynamic shared memory of a kernel
+static std::map<std::string, long> &counts = *new std::map<std::string, long>;
+static std::map<const void *, size_t> opted_in; // dynamic shared memory of a kernel
 
 void refuse(const char *format, ...) {
     fflush(stdout);
@@ -93,6 +95,26 @@ void refuse(const char *format, ...) {
     va_end(list);
     fputc('\n', stderr);
     abort();
+}
+
+void count(const char *name) {
+    static const bool asked = getenv("KTO_STANDIN_COUNT") != nullptr;
+    if (asked) counts[name]++;
+}
+
+__attribute__((destructor)) static void write_counts() {
+    const char *path = getenv("KTO_STANDIN_COUNT");
+    FILE *file = path != nullptr ? fopen(path, "a") : nullptr;
+    if (file == nullptr) return;
+    for (const auto &entry : counts) fprintf(file, "%s %ld\n", entry.first.c_str(), entry.second);
+    fclose(file);
+}
+
+// "rmsnorm" of "(rmsnorm<T, N>)".
+static std::string base_name(const char *kernel) {
+    std::string name = kernel;
+    name = name.substr(0, name.find('<'));
+    return name.erase(0, name.find_first_not_of('('));
 }
 
 static void yield() {
@@ -123,10 +145,7 @@ bool dropped(int line) {
     static const char *const which = getenv("KTO_STANDIN_DROP");
     static const bool listed = getenv("KTO_STANDIN_LIST") != nullptr;
     if (which == nullptr && !listed) return false;
-    std::string name = running.launch->kernel;
-    name = name.substr(0, name.find('<'));
-    name.erase(0, name.find_first_not_of('('));
-    name += ":" + std::to_string(line);
+    const std::string name = base_name(running.launch->kernel) + ":" + std::to_string(line);
     if (listed) barriers_met.insert(name);
     return which != nullptr && name == which;
 }
@@ -518,6 +537,7 @@ void launch(const Launch &what, cudaStream_t stream, std::function<void()> threa
         last_error = what.dynamic_bytes > allowed ? cudaErrorInvalidValue : cudaErrorInvalidConfiguration;
         return;
     }
+    count(base_name(what.kernel).c_str());
     const bool fails = injected("launch");
     enqueue(stream, [=]() {
         if (fails)
@@ -724,6 +744,7 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
     ENTER("cudaMemsetAsync", cudaErrorUnknown);
     check_span(to, bytes, "cudaMemsetAsync");
+    count("memset");
     enqueue(stream, [=]() { memset(to, value, bytes); });
     return cudaSuccess;
 }

@@ -86,6 +86,7 @@ void copies_commit();
 void copies_wait(size_t pending);
 // For the stand-in's libraries: work in stream order, with device memory open to it; and checks of their pointers.
 void enqueue(cudaStream_t stream, std::function<void()> work);
+void count(const char *name); // for KTO_STANDIN_COUNT
 bool is_device(const void *pointer);
 bool kernels_may_use(const void *pointer); // device, managed and pinned memory
 void check_span(const void *pointer, size_t bytes, const char *what);
