@@ -42,6 +42,7 @@ const char *backend_missing(const Backend *backend) {
         OP(linear_backward),
         OP(lora),
         OP(lora_backward),
+        OP(lora_weight_backward),
         OP(attention),
         OP(attention_backward),
         OP(head),

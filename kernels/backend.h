@@ -75,14 +75,15 @@ typedef struct Attention {
 } Attention;
 
 #define LORA_GROUP_MAX 3 // q, k and v share an input; gate and up share one
+#define LORA_DH_BYTES  8 // room for a number of dh: an fp32, or three bf16 that add up to it
 
 // LoRA modules that share an input x[n, in]: y_m += scale * (dropout_m(x) A_m^T) B_m^T   (LoRA, arXiv 2106.09685, eq.
 // 3).
 typedef struct LoraModule {
     const void *a, *b; // T[r, in], T[out, r]; the a of a group's modules stand one after the other in memory
-    float *da, *db;    // fp32, added to by lora_backward; the da of a group's modules stand one after the other
-    int32_t out;
-    int32_t id; // of the module in the model, for dropout
+    float *da, *db;    // fp32, added to by lora_weight_backward; the da of a group's modules stand one after the other
+    int32_t out, ld;   // ld: elements from one row of y or dy to the next
+    int32_t id;        // of the module in the model, for dropout
 } LoraModule;
 
 typedef struct LoraGroup {
@@ -106,6 +107,13 @@ typedef struct AdamW { // decoupled weight decay, arXiv 1711.05101 algorithm 2; 
     int64_t step;         // 1-based, for bias correction
 } AdamW;
 
+// Host memory for map().
+typedef struct HostPiece {
+    const void *host;
+    size_t bytes;
+    const void **out;
+} HostPiece;
+
 typedef struct Backend {
     const char *name; // "cpu", "cuda"
 
@@ -126,9 +134,9 @@ typedef struct Backend {
     // optimizers.
     Status (*alloc_paged)(Device *device, size_t bytes, const char *what, void **out);
     void (*release)(Device *device, void *buffer); // NULL is allowed
-    // Makes `bytes` of host memory that stay mapped for the device's life readable by ops; the CPU returns `host`
-    // itself.
-    Status (*map)(Device *device, const void *host, size_t bytes, const void **out);
+    // Makes `count` pieces of host memory that stay mapped for the device's life readable by ops, *pieces[i].out: the
+    // CPU as they lie there, a device with memory of its own one after the other.
+    Status (*map)(Device *device, const HostPiece *pieces, int32_t count);
     Status (*upload)(Device *device, void *to, const void *host, size_t bytes);
     Status (*download)(Device *device, void *host, const void *from, size_t bytes); // waits
     Status (*zero)(Device *device, void *buffer, size_t bytes);
@@ -145,18 +153,20 @@ typedef struct Backend {
     // T[dim]; rstd fp32[n].
     Status (*rmsnorm)(Device *, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                       float *rstd, int32_t n, int32_t dim);
-    // dx += gradient of y with respect to x, given dy; x is the norm's input (`sum` above).
+    // dx += gradient of y with respect to x, given dy; x is the norm's input (`sum` above). y once more unless it is
+    // NULL.
     Status (*rmsnorm_backward)(Device *, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                               int32_t n, int32_t dim);
-    // In place rotation of x T[n, heads, head_dim] by cos/sin fp32[max_position, head_dim/2], rotate-half form as
-    // transformers' Llama (RoFormer, arXiv 2104.09864 eq. 34); sign -1 is the transpose (backward).
-    Status (*rope)(Device *, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
-                   int32_t heads, int32_t head_dim, int sign);
-    // act = silu(gate) * up; all T[count].
-    Status (*swiglu)(Device *, const void *gate, const void *up, void *act, size_t count);
-    // dgate, dup from dact; dgate may be gate and dup may be up.
-    Status (*swiglu_backward)(Device *, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
-                              size_t count);
+                               void *y, int32_t n, int32_t dim);
+    // In place rotation of q T[n - first, heads, head_dim], the queries of tokens [first, n), and k T[n, kv_heads,
+    // head_dim] by cos/sin fp32[max_position, head_dim/2], rotate-half form as transformers' Llama (RoFormer, arXiv
+    // 2104.09864 eq. 34); position[n]; sign -1 is the transpose (backward).
+    Status (*rope)(Device *, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
+                   int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign);
+    // act = silu(gate) * up; act T[n, width]; a row of gate_up T[n, 2 * width] is gate, then up.
+    Status (*swiglu)(Device *, const void *gate_up, void *act, int32_t n, int32_t width);
+    // dgate_up from dact, and act once more unless it is NULL; dgate_up may be gate_up.
+    Status (*swiglu_backward)(Device *, const void *gate_up, const void *dact, void *dgate_up, void *act, int32_t n,
+                              int32_t width);
     // y[i] = x[i] * factor[i]; x, y: T[n, dim], factor fp32[n].
     Status (*scale_rows)(Device *, const void *x, const float *factor, void *y, int32_t n, int32_t dim);
     // y = base + factor x (base NULL: factor x), the product rounded to T before the sum; all T[count], and y may be x
@@ -166,17 +176,25 @@ typedef struct Backend {
     Status (*scatter_rows)(Device *, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim);
 
     // --- matrices ---------------------------------------------------------------------------------------------------
-    // y = x W^T + bias; x T[n, in], y T[n, out].
-    Status (*linear)(Device *, const Linear *layer, const void *x, void *y, int32_t n);
-    // dx = dy W, or dx += dy W when accumulate (two roundings: above); dy T[n, out], dx T[n, in]. No weight gradient:
-    // the base is frozen.
-    Status (*linear_backward)(Device *, const Linear *layer, const void *dy, void *dx, int32_t n, bool accumulate);
-    // h_m = dropout_m(x) A_m^T; y_m += scale * h_m B_m^T. h T[n, count * r] is kept for backward; y[m] T[n, out_m].
+    // y = x W^T + bias of `count` layers that share an input x T[n, in]; y T[n, sum of out], their outputs side by
+    // side.
+    Status (*linear)(Device *, const Linear *layers, int32_t count, const void *x, void *y, int32_t n);
+    // dx = the sum over the layers of dy W, or dx += it when accumulate; dy T[n, sum of out], dx T[n, in]. No weight
+    // gradient: the base is frozen. Weights that lie one after the other in memory give one product; of others, each but
+    // the first is added to dx as rounded so far. What is added may be rounded twice (above).
+    Status (*linear_backward)(Device *, const Linear *layers, int32_t count, const void *dy, void *dx, int32_t n,
+                              bool accumulate);
+    // h_m = dropout_m(x) A_m^T; y_m += scale * h_m B_m^T. h T[n, count * r] is kept for backward; y[m] T[n, out_m], its
+    // rows ld_m elements apart.
     Status (*lora)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y,
                    int32_t n);
-    // da, db += ...; dx += ... (dx NULL: no input gradient). dy[m] T[n, out_m].
-    Status (*lora_backward)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
-                            const void *const *dy, void *dx, int32_t n);
+    // dh = scale * dy B, scaled by 1/(1-p) where dropout is, for lora_weight_backward; dx += the gradient (dx NULL: dh
+    // only). dy[m] as y[m]; dh: [n, count * r] of LORA_DH_BYTES, fp32 by value in a form of the device's own.
+    Status (*lora_backward)(Device *, const LoraGroup *group, const Dropout *dropout, const void *const *dy, void *dh,
+                            void *dx, int32_t n);
+    // da, db += ...; x, h and dy as they were given before.
+    Status (*lora_weight_backward)(Device *, const LoraGroup *group, const Dropout *dropout, const void *x,
+                                   const void *h, const void *const *dy, const void *dh, int32_t n);
     // out = softmax(scale * q k^T) v over each query's chain of segments; lse = log-sum-exp of the scaled scores, for
     // backward. q, out T[query rows, heads, head_dim]; k, v T[key rows, kv_heads, head_dim]; lse fp32[query rows,
     // heads]. Flash-like (arXiv 2205.14135): keys come in blocks that are counted from their segment's or their

@@ -58,12 +58,12 @@ Status cpu_embed(Device *device, const int32_t *tokens, const void *table, void 
 Status cpu_rmsnorm(Device *device, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                    float *rstd, int32_t n, int32_t dim);
 Status cpu_rmsnorm_backward(Device *device, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                            int32_t n, int32_t dim);
-Status cpu_rope(Device *device, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
-                int32_t heads, int32_t head_dim, int sign);
-Status cpu_swiglu(Device *device, const void *gate, const void *up, void *act, size_t count);
-Status cpu_swiglu_backward(Device *device, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
-                           size_t count);
+                            void *y, int32_t n, int32_t dim);
+Status cpu_rope(Device *device, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
+                int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign);
+Status cpu_swiglu(Device *device, const void *gate_up, void *act, int32_t n, int32_t width);
+Status cpu_swiglu_backward(Device *device, const void *gate_up, const void *dact, void *dgate_up, void *act, int32_t n,
+                           int32_t width);
 Status cpu_scale_rows(Device *device, const void *x, const float *factor, void *y, int32_t n, int32_t dim);
 Status cpu_scale_add(Device *device, const void *x, float factor, const void *base, void *y, size_t count);
 Status cpu_scatter_rows(Device *device, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim);
@@ -77,12 +77,15 @@ Status cpu_sum_squares(Device *device, const float *x, size_t count, double *hos
 Status cpu_adamw(Device *device, const AdamW *options, float *x, float *m, float *v, const float *dx, size_t count);
 
 // --- linear.c, lora.c, head.c ---
-Status cpu_linear(Device *device, const Linear *layer, const void *x, void *y, int32_t n);
-Status cpu_linear_backward(Device *device, const Linear *layer, const void *dy, void *dx, int32_t n, bool accumulate);
+Status cpu_linear(Device *device, const Linear *layers, int32_t count, const void *x, void *y, int32_t n);
+Status cpu_linear_backward(Device *device, const Linear *layers, int32_t count, const void *dy, void *dx, int32_t n,
+                           bool accumulate);
 Status cpu_lora(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y,
                 int32_t n);
-Status cpu_lora_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
-                         const void *const *dy, void *dx, int32_t n);
+Status cpu_lora_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *const *dy,
+                         void *dh, void *dx, int32_t n);
+Status cpu_lora_weight_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x,
+                                const void *h, const void *const *dy, const void *dh, int32_t n);
 Status cpu_head(Device *device, const void *head, const void *x, const int32_t *target, float *logp, float *entropy,
                 float *mean_logit, void *unit_dx, int32_t n, int32_t n_grad, int32_t dim, int32_t vocab);
 size_t cpu_head_scratch(int32_t max_tokens, int32_t vocab); // bytes that cpu_head needs

@@ -123,9 +123,9 @@ static void cpu_release(Device *device, void *buffer) {
     free(buffer);
 }
 
-static Status cpu_map(Device *device, const void *host, size_t bytes, const void **out) {
-    (void)device, (void)bytes;
-    *out = host;
+static Status cpu_map(Device *device, const HostPiece *pieces, int32_t count) {
+    (void)device;
+    for (int32_t i = 0; i < count; i++) *pieces[i].out = pieces[i].host;
     return STATUS_OK;
 }
 
@@ -181,6 +181,7 @@ const Backend backend_cpu = {
     .linear_backward = cpu_linear_backward,
     .lora = cpu_lora,
     .lora_backward = cpu_lora_backward,
+    .lora_weight_backward = cpu_lora_weight_backward,
     .attention = cpu_attention,
     .attention_backward = cpu_attention_backward,
     .head = cpu_head,

@@ -88,6 +88,7 @@ Status cpu_head_logits(Device *device, const void *head, const void *x, float *o
                                      .n = n,
                                      .in = dim,
                                      .out = vocab,
+                                     .ldy = vocab,
                                      .type = device->dtype,
                                      .y_type = DTYPE_F32});
         return STATUS_OK;

@@ -1,5 +1,5 @@
-// The frozen linear layers, straight from the mapped row-major weight: few rows by simd/thin.c, which reads it at the
-// memory's speed, more by one GEMM.
+// The frozen linear layers, one after the other, straight from the mapped row-major weights: few rows by simd/thin.c,
+// which reads it at the memory's speed, more by one GEMM.
 #include "kernels/cpu/cpu.h"
 #include <omp.h>
 
@@ -31,7 +31,18 @@ void cpu_thin(Device *device, const ThinCall *call) {
     }
 }
 
-Status cpu_linear(Device *device, const Linear *layer, const void *x, void *y, int32_t n) {
+static int32_t width_of(const Linear *layers, int32_t count) {
+    int32_t width = 0;
+    for (int32_t i = 0; i < count; i++) width += layers[i].out;
+    return width;
+}
+
+static void *after(const void *base, int32_t elements, DType dtype) {
+    return (char *)base + (size_t)elements * dtype_size(dtype);
+}
+
+// y of one layer, its rows ldy apart.
+static Status linear_one(Device *device, const Linear *layer, const void *x, void *y, int32_t ldy, int32_t n) {
     DType dtype = device->dtype;
     if (cpu_is_thin(n)) {
         cpu_thin(device, &(ThinCall){.w = layer->weight,
@@ -41,6 +52,7 @@ Status cpu_linear(Device *device, const Linear *layer, const void *x, void *y, i
                                      .n = n,
                                      .in = layer->in,
                                      .out = layer->out,
+                                     .ldy = ldy,
                                      .type = dtype,
                                      .y_type = dtype});
         return STATUS_OK;
@@ -54,26 +66,37 @@ Status cpu_linear(Device *device, const Linear *layer, const void *x, void *y, i
                                               .c = y,
                                               .lda = layer->in,
                                               .ldb = layer->in,
-                                              .ldc = layer->out,
+                                              .ldc = ldy,
                                               .a_type = dtype,
                                               .b_type = dtype,
                                               .c_type = dtype,
                                               .b_transposed = true});
 }
 
-Status cpu_linear_backward(Device *device, const Linear *layer, const void *dy, void *dx, int32_t n, bool accumulate) {
+Status cpu_linear(Device *device, const Linear *layers, int32_t count, const void *x, void *y, int32_t n) {
+    const int32_t width = width_of(layers, count);
+    for (int32_t i = 0, first = 0; i < count; first += layers[i++].out)
+        TRY(linear_one(device, &layers[i], x, after(y, first, device->dtype), width, n));
+    return STATUS_OK;
+}
+
+Status cpu_linear_backward(Device *device, const Linear *layers, int32_t count, const void *dy, void *dx, int32_t n,
+                           bool accumulate) {
     DType dtype = device->dtype;
-    return gemm_run(device->gemm, &(GemmCall){.m = n,
-                                              .n = layer->in,
-                                              .k = layer->out,
-                                              .a = dy,
-                                              .b = layer->weight,
-                                              .c = dx,
-                                              .lda = layer->out,
-                                              .ldb = layer->in,
-                                              .ldc = layer->in,
-                                              .a_type = dtype,
-                                              .b_type = dtype,
-                                              .c_type = dtype,
-                                              .accumulate = accumulate});
+    const int32_t width = width_of(layers, count);
+    for (int32_t i = 0, first = 0; i < count; first += layers[i++].out)
+        TRY(gemm_run(device->gemm, &(GemmCall){.m = n,
+                                               .n = layers[i].in,
+                                               .k = layers[i].out,
+                                               .a = after(dy, first, dtype),
+                                               .b = layers[i].weight,
+                                               .c = dx,
+                                               .lda = width,
+                                               .ldb = layers[i].in,
+                                               .ldc = layers[i].in,
+                                               .a_type = dtype,
+                                               .b_type = dtype,
+                                               .c_type = dtype,
+                                               .accumulate = accumulate || i > 0}));
+    return STATUS_OK;
 }

@@ -10,11 +10,20 @@ Status cpu_lora(Device *device, const LoraGroup *group, const Dropout *dropout, 
     return STATUS_OK;
 }
 
-Status cpu_lora_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
-                         const void *const *dy, void *dx, int32_t n) {
+Status cpu_lora_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *const *dy,
+                         void *dh, void *dx, int32_t n) {
     if (n == 0) return STATUS_OK;
     void *scratch;
     TRY(cpu_scratch(device, device->matrix->lora_scratch(group, n, device->threads), &scratch));
-    device->matrix->lora_backward(group, dropout, x, h, dy, dx, n, device->dtype, device->threads, scratch);
+    device->matrix->lora_backward(group, dropout, dy, dh, dx, n, device->dtype, device->threads, scratch);
+    return STATUS_OK;
+}
+
+Status cpu_lora_weight_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x,
+                                const void *h, const void *const *dy, const void *dh, int32_t n) {
+    if (n == 0) return STATUS_OK;
+    void *scratch;
+    TRY(cpu_scratch(device, device->matrix->lora_scratch(group, n, device->threads), &scratch));
+    device->matrix->lora_weight_backward(group, dropout, x, h, dy, dh, n, device->dtype, device->threads, scratch);
     return STATUS_OK;
 }

@@ -44,40 +44,41 @@ Status cpu_rmsnorm(Device *device, const void *x, const void *delta, const void 
 }
 
 Status cpu_rmsnorm_backward(Device *device, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                            int32_t n, int32_t dim) {
+                            void *y, int32_t n, int32_t dim) {
 #pragma omp parallel num_threads(threads_for(device, (size_t)n *dim))
     {
         Span s = span_of_thread((size_t)n, 1);
-        device->simd->rmsnorm_backward(device->dtype, dy, x, w, rstd, dx, s.begin, s.end, dim);
+        device->simd->rmsnorm_backward(device->dtype, dy, x, w, rstd, dx, y, s.begin, s.end, dim);
     }
     return STATUS_OK;
 }
 
-Status cpu_rope(Device *device, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
-                int32_t heads, int32_t head_dim, int sign) {
-#pragma omp parallel num_threads(threads_for(device, (size_t)n *heads *head_dim))
+Status cpu_rope(Device *device, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
+                int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign) {
+#pragma omp parallel num_threads(threads_for(device, (size_t)n *(heads + kv_heads) * head_dim))
+    {
+        Span of_q = span_of_thread((size_t)(n - first), 1), of_k = span_of_thread((size_t)n, 1);
+        device->simd->rope(device->dtype, q, position + first, cos, sin, of_q.begin, of_q.end, heads, head_dim, sign);
+        device->simd->rope(device->dtype, k, position, cos, sin, of_k.begin, of_k.end, kv_heads, head_dim, sign);
+    }
+    return STATUS_OK;
+}
+
+Status cpu_swiglu(Device *device, const void *gate_up, void *act, int32_t n, int32_t width) {
+#pragma omp parallel num_threads(threads_for(device, (size_t)n *width))
     {
         Span s = span_of_thread((size_t)n, 1);
-        device->simd->rope(device->dtype, x, position, cos, sin, s.begin, s.end, heads, head_dim, sign);
+        device->simd->swiglu(device->dtype, gate_up, act, s.begin, s.end, width);
     }
     return STATUS_OK;
 }
 
-Status cpu_swiglu(Device *device, const void *gate, const void *up, void *act, size_t count) {
-#pragma omp parallel num_threads(threads_for(device, count))
+Status cpu_swiglu_backward(Device *device, const void *gate_up, const void *dact, void *dgate_up, void *act, int32_t n,
+                           int32_t width) {
+#pragma omp parallel num_threads(threads_for(device, (size_t)n *width))
     {
-        Span s = span_of_thread(count, SPAN_STEP);
-        device->simd->swiglu(device->dtype, gate, up, act, s.begin, s.end);
-    }
-    return STATUS_OK;
-}
-
-Status cpu_swiglu_backward(Device *device, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
-                           size_t count) {
-#pragma omp parallel num_threads(threads_for(device, count))
-    {
-        Span s = span_of_thread(count, SPAN_STEP);
-        device->simd->swiglu_backward(device->dtype, gate, up, dact, dgate, dup, s.begin, s.end);
+        Span s = span_of_thread((size_t)n, 1);
+        device->simd->swiglu_backward(device->dtype, gate_up, dact, dgate_up, act, s.begin, s.end, width);
     }
     return STATUS_OK;
 }

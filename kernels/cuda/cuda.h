@@ -72,7 +72,6 @@ size_t attention_reserved_bytes(const DeviceShapes *shapes);          // which t
 int32_t attention_key_block(const Device *device);                    // see DeviceInfo
 
 // Scratch that the ops of a file need for these shapes.
-size_t lora_scratch_bytes(const DeviceShapes *shapes, DType dtype);
 size_t head_scratch_bytes(const DeviceShapes *shapes, DType dtype);
 size_t attention_scratch_bytes(const DeviceShapes *shapes);
 
@@ -81,24 +80,27 @@ Status cuda_embed(Device *device, const int32_t *tokens, const void *table, void
 Status cuda_rmsnorm(Device *device, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                     float *rstd, int32_t n, int32_t dim);
 Status cuda_rmsnorm_backward(Device *device, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                             int32_t n, int32_t dim);
-Status cuda_rope(Device *device, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
-                 int32_t heads, int32_t head_dim, int sign);
-Status cuda_swiglu(Device *device, const void *gate, const void *up, void *act, size_t count);
-Status cuda_swiglu_backward(Device *device, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
-                            size_t count);
+                             void *y, int32_t n, int32_t dim);
+Status cuda_rope(Device *device, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
+                 int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign);
+Status cuda_swiglu(Device *device, const void *gate_up, void *act, int32_t n, int32_t width);
+Status cuda_swiglu_backward(Device *device, const void *gate_up, const void *dact, void *dgate_up, void *act, int32_t n,
+                            int32_t width);
 Status cuda_scale_rows(Device *device, const void *x, const float *factor, void *y, int32_t n, int32_t dim);
 Status cuda_scale_add(Device *device, const void *x, float factor, const void *base, void *y, size_t count);
 Status cuda_scatter_rows(Device *device, const void *from, const int32_t *index, void *to, int32_t n, int32_t dim);
 Status cuda_cast(Device *device, const float *from, void *to, size_t count);
 Status cuda_sum_squares(Device *device, const float *x, size_t count, double *host_out);
 Status cuda_adamw(Device *device, const AdamW *options, float *x, float *m, float *v, const float *dx, size_t count);
-Status cuda_linear(Device *device, const Linear *layer, const void *x, void *y, int32_t n);
-Status cuda_linear_backward(Device *device, const Linear *layer, const void *dy, void *dx, int32_t n, bool accumulate);
+Status cuda_linear(Device *device, const Linear *layers, int32_t count, const void *x, void *y, int32_t n);
+Status cuda_linear_backward(Device *device, const Linear *layers, int32_t count, const void *dy, void *dx, int32_t n,
+                            bool accumulate);
 Status cuda_lora(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y,
                  int32_t n);
-Status cuda_lora_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
-                          const void *const *dy, void *dx, int32_t n);
+Status cuda_lora_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *const *dy,
+                          void *dh, void *dx, int32_t n);
+Status cuda_lora_weight_backward(Device *device, const LoraGroup *group, const Dropout *dropout, const void *x,
+                                 const void *h, const void *const *dy, const void *dh, int32_t n);
 Status cuda_attention(Device *device, const Attention *shape, const void *q, const void *k, const void *v, void *out,
                       float *lse);
 Status cuda_attention_backward(Device *device, const Attention *shape, const void *q, const void *k, const void *v,

@@ -204,7 +204,9 @@ static Status copy_staged(Device *device, char *to, const char *host, size_t byt
     return STATUS_OK;
 }
 
-static Status cuda_map(Device *device, const void *host, size_t bytes, const void **out) {
+static Status cuda_map(Device *device, const HostPiece *pieces, int32_t count) {
+    size_t bytes = 0;
+    for (int32_t i = 0; i < count; i++) bytes += pieces[i].bytes;
     Mapped *mapped;
     TRY(MEMORY_ALLOC(mapped, 1, "the list of weights"));
     const Status status = device_memory(device, bytes, WEIGHTS, &mapped->copy);
@@ -214,8 +216,12 @@ static Status cuda_map(Device *device, const void *host, size_t bytes, const voi
     }
     mapped->next = device->mapped;
     device->mapped = mapped;
-    *out = mapped->copy;
-    return copy_staged(device, mapped->copy, host, bytes);
+    char *to = mapped->copy;
+    for (int32_t i = 0; i < count; to += pieces[i++].bytes) {
+        *pieces[i].out = to;
+        TRY(copy_staged(device, to, pieces[i].host, pieces[i].bytes));
+    }
+    return STATUS_OK;
 }
 
 // The caller may change `host` at once: from memory that is not pinned the runtime takes a copy before it returns.
@@ -250,8 +256,7 @@ static void *cuda_stream(Device *device) {
 
 // Of the one piece that ops take in turn.
 static size_t shared_scratch_bytes(DType dtype, const DeviceShapes *shapes) {
-    const size_t needs[] = {lora_scratch_bytes(shapes, dtype), head_scratch_bytes(shapes, dtype),
-                            attention_scratch_bytes(shapes)};
+    const size_t needs[] = {head_scratch_bytes(shapes, dtype), attention_scratch_bytes(shapes)};
     size_t most = 0;
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) most = needs[i] > most ? needs[i] : most;
     return most;
@@ -319,6 +324,7 @@ const Backend backend_cuda = {
     .linear_backward = cuda_linear_backward,
     .lora = cuda_lora,
     .lora_backward = cuda_lora_backward,
+    .lora_weight_backward = cuda_lora_weight_backward,
     .attention = cuda_attention,
     .attention_backward = cuda_attention_backward,
     .head = cuda_head,

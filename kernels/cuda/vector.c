@@ -16,29 +16,30 @@ Status cuda_rmsnorm(Device *device, const void *x, const void *delta, const void
 }
 
 Status cuda_rmsnorm_backward(Device *device, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                             int32_t n, int32_t dim) {
+                             void *y, int32_t n, int32_t dim) {
     if (n == 0) return STATUS_OK;
-    CUDA_TRY(device, vector_rmsnorm_backward(device->dtype, dy, x, w, rstd, dx, n, dim, device->stream));
+    CUDA_TRY(device, vector_rmsnorm_backward(device->dtype, dy, x, w, rstd, dx, y, n, dim, device->stream));
     return STATUS_OK;
 }
 
-Status cuda_rope(Device *device, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
-                 int32_t heads, int32_t head_dim, int sign) {
+Status cuda_rope(Device *device, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
+                 int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign) {
     if (n == 0) return STATUS_OK;
-    CUDA_TRY(device, vector_rope(device->dtype, x, position, cos, sin, n, heads, head_dim, sign, device->stream));
+    CUDA_TRY(device, vector_rope(device->dtype, q, k, position, cos, sin, first, n, heads, kv_heads, head_dim, sign,
+                                 device->stream));
     return STATUS_OK;
 }
 
-Status cuda_swiglu(Device *device, const void *gate, const void *up, void *act, size_t count) {
-    if (count == 0) return STATUS_OK;
-    CUDA_TRY(device, vector_swiglu(device->dtype, gate, up, act, count, device->stream));
+Status cuda_swiglu(Device *device, const void *gate_up, void *act, int32_t n, int32_t width) {
+    if (n == 0) return STATUS_OK;
+    CUDA_TRY(device, vector_swiglu(device->dtype, gate_up, act, n, width, device->stream));
     return STATUS_OK;
 }
 
-Status cuda_swiglu_backward(Device *device, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
-                            size_t count) {
-    if (count == 0) return STATUS_OK;
-    CUDA_TRY(device, vector_swiglu_backward(device->dtype, gate, up, dact, dgate, dup, count, device->stream));
+Status cuda_swiglu_backward(Device *device, const void *gate_up, const void *dact, void *dgate_up, void *act, int32_t n,
+                            int32_t width) {
+    if (n == 0) return STATUS_OK;
+    CUDA_TRY(device, vector_swiglu_backward(device->dtype, gate_up, dact, dgate_up, act, n, width, device->stream));
     return STATUS_OK;
 }
 

@@ -4,10 +4,17 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vector.h"
 
-enum { THREADS = 256, ROW_WARPS = 8, ROW_THREADS = ROW_WARPS * WARP };
+enum {
+    THREADS = 256,
+    ROW_WARPS = 8,
+    ROW_THREADS = ROW_WARPS * WARP,
+    // Packs of a row that a lane keeps in registers, a warp 2,048 (1,536) elements of bf16; the rest is read again.
+    HELD = 8,
+    HELD_BACKWARD = 6,
+};
 
 // N elements that are moved at once.
-template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
+template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack { T v[N]; };
 template <typename T> constexpr int wide() {
     return 16 / (int)sizeof(T);
 }
@@ -78,91 +85,157 @@ scale_rows(const T *x, const float *factor, T *y, size_t count, int32_t packs) {
 
 // --- RMSNorm: a warp has a row ---
 
+// x + delta, rounded; x where there is no delta.
 template <typename T, int N>
-KERNEL(ROW_THREADS)
+static __device__ inline Pack<T, N> sum_of(const Pack<T, N> *x, const Pack<T, N> *delta, int32_t i) {
+    Pack<T, N> value = x[i];
+    if (delta == nullptr) return value;
+    const Pack<T, N> more = delta[i];
+    for (int k = 0; k < N; k++) from_float(to_float(value.v[k]) + to_float(more.v[k]), &value.v[k]);
+    return value;
+}
+
+template <typename T, int N> static __device__ inline float squares_of(const Pack<T, N> &value) {
+    float squares = 0;
+    for (int k = 0; k < N; k++) squares += to_float(value.v[k]) * to_float(value.v[k]);
+    return squares;
+}
+
+template <typename T, int N>
+static __device__ inline Pack<T, N> normalised(Pack<T, N> value, float rstd, const Pack<T, N> &weight) {
+    for (int k = 0; k < N; k++) {
+        from_float(to_float(value.v[k]) * rstd, &value.v[k]);
+        from_float(to_float(value.v[k]) * to_float(weight.v[k]), &value.v[k]);
+    }
+    return value;
+}
+
+template <typename T, int N>
+KERNEL_BLOCKS(ROW_THREADS, 2)
 rmsnorm(const T *x, const T *delta, const T *w, float eps, T *sum, T *y, float *rstd, int32_t n, int32_t packs) {
     const int32_t row = (int32_t)(blockIdx.x * ROW_WARPS + threadIdx.x / WARP), lane = (int32_t)(threadIdx.x % WARP);
     if (row >= n) return; // whole warps
     typedef Pack<T, N> P;
     const size_t at = (size_t)row * packs;
     const P *x_row = reinterpret_cast<const P *>(x) + at, *w_row = reinterpret_cast<const P *>(w);
-    P *sum_row = reinterpret_cast<P *>(sum) + at, *y_row = reinterpret_cast<P *>(y) + at;
+    const P *delta_row = delta != nullptr ? reinterpret_cast<const P *>(delta) + at : nullptr;
+    P *sum_row = reinterpret_cast<P *>(sum) + at, *y_row = reinterpret_cast<P *>(y) + at, held[HELD];
     float squares = 0;
-    for (int32_t i = lane; i < packs; i += WARP) {
-        P value = x_row[i];
-        if (delta != nullptr) {
-            const P more = (reinterpret_cast<const P *>(delta) + at)[i];
-            for (int k = 0; k < N; k++) from_float(to_float(value.v[k]) + to_float(more.v[k]), &value.v[k]);
-            sum_row[i] = value;
-        }
-        for (int k = 0; k < N; k++) squares += to_float(value.v[k]) * to_float(value.v[k]);
-    }
+#pragma unroll
+    for (int k = 0; k < HELD; k++)
+        if (lane + k * WARP < packs) held[k] = sum_of(x_row, delta_row, lane + k * WARP);
+#pragma unroll
+    for (int k = 0; k < HELD; k++)
+        if (lane + k * WARP < packs) squares += squares_of(held[k]);
+    for (int32_t i = lane + HELD * WARP; i < packs; i += WARP) squares += squares_of(sum_of(x_row, delta_row, i));
     const float r = 1.0f / sqrtf(warp_sum(squares) / (float)(packs * N) + eps);
     if (lane == 0) rstd[row] = r;
-    const P *input = delta != nullptr ? sum_row : x_row; // a lane reads back what it wrote itself
-    for (int32_t i = lane; i < packs; i += WARP) {
-        P value = input[i];
-        const P weight = w_row[i];
-        for (int k = 0; k < N; k++) {
-            from_float(to_float(value.v[k]) * r, &value.v[k]);
-            from_float(to_float(value.v[k]) * to_float(weight.v[k]), &value.v[k]);
-        }
-        y_row[i] = value;
+#pragma unroll
+    for (int k = 0; k < HELD; k++) {
+        const int32_t i = lane + k * WARP;
+        if (i >= packs) continue;
+        if (delta != nullptr) sum_row[i] = held[k];
+        y_row[i] = normalised(held[k], r, w_row[i]);
     }
+    for (int32_t i = lane + HELD * WARP; i < packs; i += WARP) {
+        const P value = sum_of(x_row, delta_row, i);
+        if (delta != nullptr) sum_row[i] = value;
+        y_row[i] = normalised(value, r, w_row[i]);
+    }
+}
+
+template <typename T, int N>
+static __device__ inline float dot_of(const Pack<T, N> &dy, const Pack<T, N> &weight, const Pack<T, N> &x) {
+    float dot = 0;
+    for (int k = 0; k < N; k++) dot += to_float(dy.v[k]) * to_float(weight.v[k]) * to_float(x.v[k]);
+    return dot;
+}
+
+// dx + rstd (w dy - along x).
+template <typename T, int N>
+static __device__ inline Pack<T, N> with_gradient(Pack<T, N> dx, const Pack<T, N> &dy, const Pack<T, N> &weight,
+                                                  const Pack<T, N> &x, float rstd, float along) {
+    for (int k = 0; k < N; k++)
+        from_float(to_float(dx.v[k]) + rstd * (to_float(dy.v[k]) * to_float(weight.v[k]) - along * to_float(x.v[k])),
+                   &dx.v[k]);
+    return dx;
 }
 
 // With xhat = x rstd: dx += rstd (w dy - xhat mean(w dy xhat)).
 template <typename T, int N>
-KERNEL(ROW_THREADS)
-rmsnorm_backward(const T *dy, const T *x, const T *w, const float *rstd, T *dx, int32_t n, int32_t packs) {
+KERNEL_BLOCKS(ROW_THREADS, 2)
+rmsnorm_backward(const T *dy, const T *x, const T *w, const float *rstd, T *dx, T *y, int32_t n, int32_t packs) {
     const int32_t row = (int32_t)(blockIdx.x * ROW_WARPS + threadIdx.x / WARP), lane = (int32_t)(threadIdx.x % WARP);
     if (row >= n) return;
     typedef Pack<T, N> P;
     const size_t at = (size_t)row * packs;
     const P *x_row = reinterpret_cast<const P *>(x) + at, *w_row = reinterpret_cast<const P *>(w);
     const P *dy_row = reinterpret_cast<const P *>(dy) + at;
-    P *dx_row = reinterpret_cast<P *>(dx) + at;
+    P *dx_row = reinterpret_cast<P *>(dx) + at, held_dy[HELD_BACKWARD], held_x[HELD_BACKWARD];
+    P *y_row = y != nullptr ? reinterpret_cast<P *>(y) + at : nullptr;
     float dot = 0;
-    for (int32_t i = lane; i < packs; i += WARP) {
-        const P g = dy_row[i], weight = w_row[i], value = x_row[i];
-        for (int k = 0; k < N; k++) dot += to_float(g.v[k]) * to_float(weight.v[k]) * to_float(value.v[k]);
-    }
+#pragma unroll
+    for (int k = 0; k < HELD_BACKWARD; k++)
+        if (lane + k * WARP < packs) {
+            held_dy[k] = dy_row[lane + k * WARP];
+            held_x[k] = x_row[lane + k * WARP];
+        }
+#pragma unroll
+    for (int k = 0; k < HELD_BACKWARD; k++)
+        if (lane + k * WARP < packs) dot += dot_of(held_dy[k], w_row[lane + k * WARP], held_x[k]);
+    for (int32_t i = lane + HELD_BACKWARD * WARP; i < packs; i += WARP) dot += dot_of(dy_row[i], w_row[i], x_row[i]);
     const float r = rstd[row], along = warp_sum(dot) * r * r / (float)(packs * N);
-    for (int32_t i = lane; i < packs; i += WARP) {
-        const P g = dy_row[i], weight = w_row[i], value = x_row[i];
-        P d = dx_row[i];
-        for (int k = 0; k < N; k++)
-            from_float(to_float(d.v[k]) + r * (to_float(g.v[k]) * to_float(weight.v[k]) - along * to_float(value.v[k])),
-                       &d.v[k]);
-        dx_row[i] = d;
+#pragma unroll
+    for (int k = 0; k < HELD_BACKWARD; k++) {
+        const int32_t i = lane + k * WARP;
+        if (i >= packs) continue;
+        dx_row[i] = with_gradient(dx_row[i], held_dy[k], w_row[i], held_x[k], r, along);
+        if (y_row != nullptr) y_row[i] = normalised(held_x[k], r, w_row[i]);
+    }
+    for (int32_t i = lane + HELD_BACKWARD * WARP; i < packs; i += WARP) {
+        dx_row[i] = with_gradient(dx_row[i], dy_row[i], w_row[i], x_row[i], r, along);
+        if (y_row != nullptr) y_row[i] = normalised(x_row[i], r, w_row[i]);
     }
 }
 
 // --- elements ---
 
-// A thread rotates one pair (i, i + head_dim / 2) of a head.
-template <typename T>
+// A thread rotates N pairs (i, i + head_dim / 2) of a head; q's heads come first.
+template <typename T, int N>
 KERNEL(THREADS)
-rope(T *x, const int32_t *position, const float *cos, const float *sin, size_t count, int32_t heads, int32_t half,
-     float sign) {
-    const size_t i = thread_index();
-    if (i >= count) return;
-    const size_t head = i / half, pair = i % half, angle = (size_t)position[head / heads] * half + pair;
-    T *low = x + head * 2 * half + pair, *high = low + half;
-    const float c = cos[angle], s = sign * sin[angle], a = to_float(*low), b = to_float(*high);
-    from_float(a * c - b * s, low);
-    from_float(b * c + a * s, high);
+rope(T *q, T *k, const int32_t *position, const float *cos, const float *sin, int32_t first, size_t q_packs,
+     size_t packs, int32_t heads, int32_t kv_heads, int32_t half, float sign) {
+    size_t i = thread_index();
+    if (i >= packs) return;
+    const bool of_q = i < q_packs;
+    if (!of_q) i -= q_packs;
+    const size_t head = i / (half / N), pair = i % (half / N) * N;
+    const int32_t token = of_q ? first + (int32_t)(head / heads) : (int32_t)(head / kv_heads);
+    T *const low_at = (of_q ? q : k) + head * 2 * half + pair, *const high_at = low_at + half;
+    const size_t angle = (size_t)position[token] * half + pair;
+    Pack<T, N> low = *reinterpret_cast<Pack<T, N> *>(low_at), high = *reinterpret_cast<Pack<T, N> *>(high_at);
+    const Pack<float, N> c = *reinterpret_cast<const Pack<float, N> *>(cos + angle);
+    const Pack<float, N> s = *reinterpret_cast<const Pack<float, N> *>(sin + angle);
+    for (int e = 0; e < N; e++) {
+        const float a = to_float(low.v[e]), b = to_float(high.v[e]), turn = sign * s.v[e];
+        from_float(a * c.v[e] - b * turn, &low.v[e]);
+        from_float(b * c.v[e] + a * turn, &high.v[e]);
+    }
+    *reinterpret_cast<Pack<T, N> *>(low_at) = low;
+    *reinterpret_cast<Pack<T, N> *>(high_at) = high;
 }
 
 static __device__ inline float sigmoid(float x) {
     return 1.0f / (1.0f + expf(-x));
 }
 
-template <typename T, int N> KERNEL(THREADS) swiglu(const T *gate, const T *up, T *act, size_t packs) {
+// packs: of width.
+template <typename T, int N> KERNEL(THREADS) swiglu(const T *gate_up, T *act, size_t count, int32_t packs) {
     const size_t i = thread_index();
-    if (i >= packs) return;
-    const Pack<T, N> g = reinterpret_cast<const Pack<T, N> *>(gate)[i];
-    Pack<T, N> u = reinterpret_cast<const Pack<T, N> *>(up)[i];
+    if (i >= count) return;
+    const Pack<T, N> *const row = reinterpret_cast<const Pack<T, N> *>(gate_up) + i / packs * 2 * packs;
+    const Pack<T, N> g = row[i % packs];
+    Pack<T, N> u = row[packs + i % packs];
     for (int k = 0; k < N; k++) {
         const float x = to_float(g.v[k]);
         from_float(x * sigmoid(x) * to_float(u.v[k]), &u.v[k]);
@@ -170,21 +243,26 @@ template <typename T, int N> KERNEL(THREADS) swiglu(const T *gate, const T *up, 
     reinterpret_cast<Pack<T, N> *>(act)[i] = u;
 }
 
-// With s = sigmoid(g): d (g s) / dg = s (1 + g (1 - s)). All is read before anything is written: dgate may be gate.
+// With s = sigmoid(g): d (g s) / dg = s (1 + g (1 - s)). All is read before anything is written: dgate_up may be
+// gate_up.
 template <typename T, int N>
 KERNEL(THREADS)
-swiglu_backward(const T *gate, const T *up, const T *dact, T *dgate, T *dup, size_t packs) {
+swiglu_backward(const T *gate_up, const T *dact, T *dgate_up, T *act, size_t count, int32_t packs) {
+    typedef Pack<T, N> P;
     const size_t i = thread_index();
-    if (i >= packs) return;
-    Pack<T, N> g = reinterpret_cast<const Pack<T, N> *>(gate)[i], u = reinterpret_cast<const Pack<T, N> *>(up)[i];
-    const Pack<T, N> d = reinterpret_cast<const Pack<T, N> *>(dact)[i];
+    if (i >= count) return;
+    const size_t of_gate = i / packs * 2 * packs + i % packs, of_up = of_gate + packs;
+    P g = reinterpret_cast<const P *>(gate_up)[of_gate], u = reinterpret_cast<const P *>(gate_up)[of_up], a;
+    const P d = reinterpret_cast<const P *>(dact)[i];
     for (int k = 0; k < N; k++) {
-        const float x = to_float(g.v[k]), of_up = to_float(u.v[k]), da = to_float(d.v[k]), s = sigmoid(x);
-        from_float(da * of_up * (s * (1.0f + x * (1.0f - s))), &g.v[k]);
+        const float x = to_float(g.v[k]), up = to_float(u.v[k]), da = to_float(d.v[k]), s = sigmoid(x);
+        from_float(x * s * up, &a.v[k]);
+        from_float(da * up * (s * (1.0f + x * (1.0f - s))), &g.v[k]);
         from_float(da * (x * s), &u.v[k]);
     }
-    reinterpret_cast<Pack<T, N> *>(dgate)[i] = g;
-    reinterpret_cast<Pack<T, N> *>(dup)[i] = u;
+    if (act != nullptr) reinterpret_cast<P *>(act)[i] = a;
+    reinterpret_cast<P *>(dgate_up)[of_gate] = g;
+    reinterpret_cast<P *>(dgate_up)[of_up] = u;
 }
 
 template <typename T, int N> KERNEL(THREADS) scale_add(const T *x, float factor, const T *base, T *y, size_t packs) {
@@ -199,9 +277,13 @@ template <typename T, int N> KERNEL(THREADS) scale_add(const T *x, float factor,
     reinterpret_cast<Pack<T, N> *>(y)[i] = value;
 }
 
-template <typename T> KERNEL(THREADS) cast(const float *from, T *to, size_t count) {
+template <typename T, int N> KERNEL(THREADS) cast(const float *from, T *to, size_t packs) {
     const size_t i = thread_index();
-    if (i < count) from_float(from[i], &to[i]);
+    if (i >= packs) return;
+    const Pack<float, N> value = reinterpret_cast<const Pack<float, N> *>(from)[i];
+    Pack<T, N> rounded;
+    for (int k = 0; k < N; k++) from_float(value.v[k], &rounded.v[k]);
+    reinterpret_cast<Pack<T, N> *>(to)[i] = rounded;
 }
 
 struct SumShared {
@@ -294,44 +376,51 @@ cudaError_t vector_rmsnorm(DType dtype, const void *x, const void *delta, const 
 }
 
 cudaError_t vector_rmsnorm_backward(DType dtype, const void *dy, const void *x, const void *w, const float *rstd,
-                                    void *dx, int32_t n, int32_t dim, cudaStream_t stream) {
+                                    void *dx, void *y, int32_t n, int32_t dim, cudaStream_t stream) {
     BY_DTYPE(dtype, {
         enum { N = wide<T>() };
-        if (dim % N == 0 && aligned(dy, x, w, dx))
+        if (dim % N == 0 && aligned(dy, x, w, dx) && aligned(y))
             LAUNCH_BLOCKS((rmsnorm_backward<T, N>), row_blocks(n), ROW_THREADS, 0, stream, (const T *)dy, (const T *)x,
-                          (const T *)w, rstd, (T *)dx, n, dim / N);
+                          (const T *)w, rstd, (T *)dx, (T *)y, n, dim / N);
         else
             LAUNCH_BLOCKS((rmsnorm_backward<T, 1>), row_blocks(n), ROW_THREADS, 0, stream, (const T *)dy, (const T *)x,
-                          (const T *)w, rstd, (T *)dx, n, dim);
+                          (const T *)w, rstd, (T *)dx, (T *)y, n, dim);
     });
     return cudaGetLastError();
 }
 
-cudaError_t vector_rope(DType dtype, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
-                        int32_t heads, int32_t head_dim, int sign, cudaStream_t stream) {
+cudaError_t vector_rope(DType dtype, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
+                        int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign,
+                        cudaStream_t stream) {
     const int32_t half = head_dim / 2;
-    const size_t count = (size_t)n * heads * half;
+    const size_t q_pairs = (size_t)(n - first) * heads * half, pairs = q_pairs + (size_t)n * kv_heads * half;
     BY_DTYPE(dtype, {
-        LAUNCH(rope<T>, blocks_of(count), THREADS, stream, (T *)x, position, cos, sin, count, heads, half, (float)sign);
+        const bool can = half % wide<T>() == 0 && aligned(q, k, cos, sin);
+        const size_t by = can ? wide<T>() : 1;
+        LAUNCH_PACKS(rope, T, can, pairs, stream, (T *)q, (T *)k, position, cos, sin, first, q_pairs / by, pairs / by,
+                     heads, kv_heads, half, (float)sign);
     });
     return cudaGetLastError();
 }
 
-cudaError_t vector_swiglu(DType dtype, const void *gate, const void *up, void *act, size_t count, cudaStream_t stream) {
+cudaError_t vector_swiglu(DType dtype, const void *gate_up, void *act, int32_t n, int32_t width, cudaStream_t stream) {
+    const size_t count = (size_t)n * width;
     BY_DTYPE(dtype, {
-        const bool can = count % wide<T>() == 0 && aligned(gate, up, act);
-        LAUNCH_PACKS(swiglu, T, can, count, stream, (const T *)gate, (const T *)up, (T *)act,
-                     can ? count / wide<T>() : count);
+        const bool can = width % wide<T>() == 0 && aligned(gate_up, act);
+        const int32_t packs = can ? width / wide<T>() : width;
+        LAUNCH_PACKS(swiglu, T, can, count, stream, (const T *)gate_up, (T *)act, (size_t)n * packs, packs);
     });
     return cudaGetLastError();
 }
 
-cudaError_t vector_swiglu_backward(DType dtype, const void *gate, const void *up, const void *dact, void *dgate,
-                                   void *dup, size_t count, cudaStream_t stream) {
+cudaError_t vector_swiglu_backward(DType dtype, const void *gate_up, const void *dact, void *dgate_up, void *act,
+                                   int32_t n, int32_t width, cudaStream_t stream) {
+    const size_t count = (size_t)n * width;
     BY_DTYPE(dtype, {
-        const bool can = count % wide<T>() == 0 && aligned(gate, up, dact, dgate) && aligned(dup);
-        LAUNCH_PACKS(swiglu_backward, T, can, count, stream, (const T *)gate, (const T *)up, (const T *)dact,
-                     (T *)dgate, (T *)dup, can ? count / wide<T>() : count);
+        const bool can = width % wide<T>() == 0 && aligned(gate_up, dact, dgate_up, act);
+        const int32_t packs = can ? width / wide<T>() : width;
+        LAUNCH_PACKS(swiglu_backward, T, can, count, stream, (const T *)gate_up, (const T *)dact, (T *)dgate_up,
+                     (T *)act, (size_t)n * packs, packs);
     });
     return cudaGetLastError();
 }
@@ -347,7 +436,10 @@ cudaError_t vector_scale_add(DType dtype, const void *x, float factor, const voi
 }
 
 cudaError_t vector_cast(DType dtype, const float *from, void *to, size_t count, cudaStream_t stream) {
-    BY_DTYPE(dtype, { LAUNCH(cast<T>, blocks_of(count), THREADS, stream, from, (T *)to, count); });
+    BY_DTYPE(dtype, {
+        const bool can = count % wide<T>() == 0 && aligned(from, to);
+        LAUNCH_PACKS(cast, T, can, count, stream, from, (T *)to, can ? count / wide<T>() : count);
+    });
     return cudaGetLastError();
 }
 

@@ -16,12 +16,13 @@ cudaError_t vector_embed(DType dtype, const int32_t *tokens, const void *table, 
 cudaError_t vector_rmsnorm(DType dtype, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                            float *rstd, int32_t n, int32_t dim, cudaStream_t stream);
 cudaError_t vector_rmsnorm_backward(DType dtype, const void *dy, const void *x, const void *w, const float *rstd,
-                                    void *dx, int32_t n, int32_t dim, cudaStream_t stream);
-cudaError_t vector_rope(DType dtype, void *x, const int32_t *position, const float *cos, const float *sin, int32_t n,
-                        int32_t heads, int32_t head_dim, int sign, cudaStream_t stream);
-cudaError_t vector_swiglu(DType dtype, const void *gate, const void *up, void *act, size_t count, cudaStream_t stream);
-cudaError_t vector_swiglu_backward(DType dtype, const void *gate, const void *up, const void *dact, void *dgate,
-                                   void *dup, size_t count, cudaStream_t stream);
+                                    void *dx, void *y, int32_t n, int32_t dim, cudaStream_t stream);
+cudaError_t vector_rope(DType dtype, void *q, void *k, const int32_t *position, const float *cos, const float *sin,
+                        int32_t first, int32_t n, int32_t heads, int32_t kv_heads, int32_t head_dim, int sign,
+                        cudaStream_t stream);
+cudaError_t vector_swiglu(DType dtype, const void *gate_up, void *act, int32_t n, int32_t width, cudaStream_t stream);
+cudaError_t vector_swiglu_backward(DType dtype, const void *gate_up, const void *dact, void *dgate_up, void *act,
+                                   int32_t n, int32_t width, cudaStream_t stream);
 cudaError_t vector_scale_rows(DType dtype, const void *x, const float *factor, void *y, int32_t n, int32_t dim,
                               cudaStream_t stream);
 cudaError_t vector_scale_add(DType dtype, const void *x, float factor, const void *base, void *y, size_t count,

@@ -55,8 +55,7 @@ enum {
     KEPT_LSE,
     KEPT_X2,
     KEPT_RSTD2,
-    KEPT_GATE,
-    KEPT_UP,
+    KEPT_GATE_UP, // a row is gate, then up
     KEPT_H_QKV,
     KEPT_H_O,
     KEPT_H_GATE_UP,
@@ -93,6 +92,7 @@ enum {
     ONE_DQ_IN,
     ONE_DK_IN,
     ONE_DDELTA, // where it is not the residual's gradient
+    ONE_DH,
     ONE_FACTOR,
     ONE_TOKEN,
     ONE_POSITION,
@@ -149,6 +149,16 @@ static int group_size(const ModelConfig *c, const ModelOptions *options, int gro
     return options->lora_r > 0 ? n : 0;
 }
 
+// Of the group that has most.
+static size_t most_modules(const ModelConfig *c, const ModelOptions *options) {
+    int most = 0;
+    for (int group = 0; group < ARCH_GROUPS; group++) {
+        const int n = group_size(c, options, group);
+        most = n > most ? n : most;
+    }
+    return (size_t)most;
+}
+
 // Features of one norm of that role: of a head, or of all; 0: there is none.
 static size_t norm_width(const ModelConfig *c, ArchRole role) {
     const ArchTensor *row = arch_tensor(c, role);
@@ -176,8 +186,7 @@ static void kept_row_bytes(const ModelConfig *c, const ModelOptions *options, si
                                      [KEPT_LSE] = (size_t)c->heads * f,
                                      [KEPT_X2] = hidden * t,
                                      [KEPT_RSTD2] = f,
-                                     [KEPT_GATE] = wide * t,
-                                     [KEPT_UP] = wide * t,
+                                     [KEPT_GATE_UP] = 2 * wide * t,
                                      [KEPT_H_QKV] = (size_t)group_size(c, options, GROUP_QKV) * r * t,
                                      [KEPT_H_O] = (size_t)group_size(c, options, GROUP_O) * r * t,
                                      [KEPT_H_GATE_UP] = (size_t)group_size(c, options, GROUP_GATE_UP) * r * t,
@@ -224,6 +233,7 @@ static size_t cut_arena(const ModelConfig *c, const ModelOptions *options, int64
                         [ONE_DQ_IN] = {norm_width(c, ARCH_Q_NORM) > 0 ? q * t : 0, true},
                         [ONE_DK_IN] = {norm_width(c, ARCH_K_NORM) > 0 ? kv * t : 0, true},
                         [ONE_DDELTA] = {has_ddelta(c) ? hidden * t : 0, true},
+                        [ONE_DH] = {most_modules(c, options) * r * LORA_DH_BYTES, true},
                         [ONE_FACTOR] = {f, true},
                         [ONE_TOKEN] = {i32, false},
                         [ONE_POSITION] = {i32, false},
@@ -348,6 +358,11 @@ static bool as_mapped(const Wanted *wanted, DType dtype) {
            (uintptr_t)wanted->tensor->data % dtype_size(dtype) == 0;
 }
 
+// Whether it lies behind the tensor before it, where the device has memory of its own: up behind gate, for one product.
+static bool joins(const Wanted *wanted) {
+    return wanted->weight.row->role == ARCH_UP && !wanted->weight.bias;
+}
+
 static Status map_weights(Model *model, Comm *comm, const WantedList *list) {
     const DType dtype = model->options.device.dtype;
     const Backend *backend = model->options.backend;
@@ -374,16 +389,22 @@ static Status map_weights(Model *model, Comm *comm, const WantedList *list) {
         }
         TRY(comm_node_barrier(comm, "the end of converting the weights"));
     }
+    HostPiece pieces[2];
+    int32_t count = 0;
     for (int i = 0; i < list->count; i++) {
         const Wanted *wanted = &list->item[i];
-        size_t bytes = wanted_elements(wanted) * dtype_size(dtype);
-        const void *host = wanted->tensor->data;
+        HostPiece *piece = &pieces[count++];
+        *piece = (HostPiece){.host = wanted->tensor->data,
+                             .bytes = wanted_elements(wanted) * dtype_size(dtype),
+                             .out = place_of(model->state, &wanted->weight)};
         if (!as_mapped(wanted, dtype)) {
-            host = shared;
-            shared += round_up((int64_t)bytes, MEMORY_ALIGNMENT);
+            piece->host = shared;
+            shared += round_up((int64_t)piece->bytes, MEMORY_ALIGNMENT);
         }
-        TRY(backend->map(model->device, host, bytes, place_of(model->state, &wanted->weight)));
-        model->memory.weights += bytes;
+        model->memory.weights += piece->bytes;
+        if (i + 1 < list->count && joins(&list->item[i + 1])) continue;
+        TRY(backend->map(model->device, pieces, count));
+        count = 0;
     }
     if (model->config.tied_head) model->state->head = model->state->embedding;
     return STATUS_OK;
@@ -451,6 +472,12 @@ static Status make_rope(Model *model) {
 
 // --- adapters -------------------------------------------------------------------------------------------------------
 
+// Elements from one row of a module's output to the next: gate's and up's stand side by side.
+static int32_t output_stride(const ModelConfig *c, ArchRole role) {
+    const int32_t width = (int32_t)arch_size(c, arch_tensor(c, role)->rows);
+    return role == ARCH_GATE || role == ARCH_UP ? 2 * width : width;
+}
+
 // The groups of ops that an adapted module takes part in.
 static void place_module(Model *model, const AdapterModule *module) {
     const ModelOptions *options = &model->options;
@@ -468,6 +495,7 @@ static void place_module(Model *model, const AdapterModule *module) {
                                                        .da = model->gradient + a->offset,
                                                        .db = model->gradient + b->offset,
                                                        .out = b->rows,
+                                                       .ld = output_stride(&model->config, module->role),
                                                        .id = module->layer * ARCH_MODULES + (int32_t)module->role};
     }
 }
@@ -588,14 +616,25 @@ static void *one(const Model *model, int kind) {
     return model->state->buffers.one[kind].base;
 }
 
+// Gate and up are one product, which target GATE names.
+static int32_t linear_count(int target) {
+    return target == GATE ? UP - GATE + 1 : 1;
+}
+
 static Status linear(Model *model, int layer, int target, const void *x, void *y, int32_t n) {
-    return model->options.backend->linear(model->device, &model->state->layers[layer].linear[target], x, y, n);
+    return model->options.backend->linear(model->device, &model->state->layers[layer].linear[target],
+                                          linear_count(target), x, y, n);
 }
 
 static Status linear_backward(Model *model, int layer, int target, const void *dy, void *dx, int32_t n,
                               bool accumulate) {
-    return model->options.backend->linear_backward(model->device, &model->state->layers[layer].linear[target], dy, dx,
-                                                   n, accumulate);
+    return model->options.backend->linear_backward(model->device, &model->state->layers[layer].linear[target],
+                                                   linear_count(target), dy, dx, n, accumulate);
+}
+
+// Where up's outputs begin in rows that gate's begin.
+static void *up_of(const Model *model, void *gate_up) {
+    return at(gate_up, model->config.intermediate, dtype_size(model->options.device.dtype));
 }
 
 static Dropout dropout_from(const Run *run, int32_t row) {
@@ -618,14 +657,30 @@ static Status lora(Model *model, const Run *run, int layer, int group, const voi
     return model->options.backend->lora(model->device, &g->lora, &dropout, x, h, out, n);
 }
 
-static Status lora_backward(Model *model, const Run *run, int layer, int group, const void *x, const void *h,
-                            const void *const dy[ARCH_MODULES], void *dx, int32_t row, int32_t n) {
+// The dy of a group's modules.
+static void group_rows(const Group *g, const void *const dy[ARCH_MODULES], const void *out[LORA_GROUP_MAX]) {
+    for (int i = 0; i < g->lora.count; i++) out[i] = dy[g->target[i]];
+}
+
+// dh from dy[target], and dx += LoRA's share unless dx is NULL.
+static Status lora_backward(Model *model, const Run *run, int layer, int group, const void *const dy[ARCH_MODULES],
+                            void *dh, void *dx, int32_t row, int32_t n) {
     const Group *g = &model->state->groups[layer][group];
     if (g->lora.count == 0) return STATUS_OK;
-    const void *in[LORA_GROUP_MAX];
-    for (int i = 0; i < g->lora.count; i++) in[i] = dy[g->target[i]];
+    const void *rows[LORA_GROUP_MAX];
+    group_rows(g, dy, rows);
     Dropout dropout = dropout_from(run, row);
-    return model->options.backend->lora_backward(model->device, &g->lora, &dropout, x, h, in, dx, n);
+    return model->options.backend->lora_backward(model->device, &g->lora, &dropout, rows, dh, dx, n);
+}
+
+static Status lora_weight_backward(Model *model, const Run *run, int layer, int group, const void *x, const void *h,
+                                   const void *const dy[ARCH_MODULES], const void *dh, int32_t row, int32_t n) {
+    const Group *g = &model->state->groups[layer][group];
+    if (g->lora.count == 0) return STATUS_OK;
+    const void *rows[LORA_GROUP_MAX];
+    group_rows(g, dy, rows);
+    Dropout dropout = dropout_from(run, row);
+    return model->options.backend->lora_weight_backward(model->device, &g->lora, &dropout, x, h, rows, dh, n);
 }
 
 // The norm of queries or keys, of each head or of all features; x, y: T[n, width].
@@ -688,9 +743,8 @@ static Status queries_and_keys(Model *model, const Run *run, int l, void *in) {
     if (k_norm)
         TRY(norm_heads(model, l, ARCH_K_NORM, k_in, k, kept(model, run, KEPT_RSTD_K, l), n, c->kv_heads * c->head_dim));
     if (c->no_rope[l]) return STATUS_OK;
-    const int32_t *position = one(model, ONE_POSITION);
-    TRY(backend->rope(model->device, k, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, 1));
-    return backend->rope(model->device, q, position + from, state->cos, state->sin, m, c->heads, c->head_dim, 1);
+    return backend->rope(model->device, q, k, one(model, ONE_POSITION), state->cos, state->sin, from, n, c->heads,
+                         c->kv_heads, c->head_dim, 1);
 }
 
 // From the layer's input (KEPT_X) and what its attention takes of it (`in`) to ONE_DELTA, which the next norm adds to
@@ -705,12 +759,11 @@ static Status layer_forward(Model *model, const Run *run, int l, void *in) {
     const int32_t n = run->n, from = last ? run->from : 0, m = n - from, kv_dim = c->kv_heads * c->head_dim;
     void *q = kept(model, run, KEPT_Q, l), *k = kept(model, run, KEPT_K, l), *v = kept(model, run, KEPT_V, l);
     void *x = kept(model, run, KEPT_X, l), *x2 = kept(model, run, KEPT_X2, l), *att = kept(model, run, KEPT_ATT, l);
-    void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *act = one(model, ONE_ACT);
-    void *delta = one(model, ONE_DELTA);
+    void *gate_up = kept(model, run, KEPT_GATE_UP, l), *act = one(model, ONE_ACT), *delta = one(model, ONE_DELTA);
     const void *att_norm = layer->norm[ARCH_ATTENTION_OUT_NORM], *mlp_norm = layer->norm[ARCH_MLP_OUT_NORM];
     void *att_out = att_norm != NULL ? kept(model, run, KEPT_ATTENTION_OUT, l) : delta;
     void *mlp_out = mlp_norm != NULL ? kept(model, run, KEPT_MLP_OUT, l) : delta;
-    void *const y[ARCH_MODULES] = {[O] = att_out, [GATE] = gate, [UP] = up, [DOWN] = mlp_out};
+    void *const y[ARCH_MODULES] = {[O] = att_out, [GATE] = gate_up, [UP] = up_of(model, gate_up), [DOWN] = mlp_out};
 
     TRY(queries_and_keys(model, run, l, in));
     if (run->place != NULL) {
@@ -730,10 +783,9 @@ static Status layer_forward(Model *model, const Run *run, int l, void *in) {
     void *mlp_in;
     TRY(add_and_norm(model, at(x, from, state->buffers.kept[KEPT_X].row_bytes), delta, layer->norm[ARCH_MLP_NORM], x2,
                      kept(model, run, KEPT_RSTD2, l), m, &mlp_in));
-    TRY(linear(model, l, GATE, mlp_in, gate, m));
-    TRY(linear(model, l, UP, mlp_in, up, m));
+    TRY(linear(model, l, GATE, mlp_in, gate_up, m));
     TRY(lora(model, run, l, GROUP_GATE_UP, mlp_in, kept(model, run, KEPT_H_GATE_UP, l), y, from, m));
-    TRY(backend->swiglu(device, gate, up, act, (size_t)m * (size_t)c->intermediate));
+    TRY(backend->swiglu(device, gate_up, act, m, c->intermediate));
     TRY(linear(model, l, DOWN, act, mlp_out, m));
     TRY(lora(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), y, from, m));
     return finish_delta(model, mlp_norm, mlp_out, kept(model, run, KEPT_RSTD_MLP_OUT, l), m);
@@ -850,25 +902,26 @@ static Status delta_gradient(Model *model, const void *w, const void *out, const
     void *ddelta = one(model, ONE_DDELTA);
     if (w != NULL) {
         TRY(backend->zero(model->device, ddelta, (size_t)n * row_bytes));
-        TRY(backend->rmsnorm_backward(model->device, dout, out, w, rstd, ddelta, n, c->hidden));
+        TRY(backend->rmsnorm_backward(model->device, dout, out, w, rstd, ddelta, NULL, n, c->hidden));
     }
     if (c->residual_multiplier == 1) return STATUS_OK;
     return backend->scale_add(model->device, w != NULL ? ddelta : dout, c->residual_multiplier, NULL, ddelta,
                               (size_t)n * (size_t)c->hidden);
 }
 
-// dres += the gradient at x, from that at what add_and_norm made of it (`din`).
-static Status norm_gradient(Model *model, const void *din, const void *x, const void *w, const float *rstd, void *dres,
-                            int32_t n) {
-    const Backend *backend = model->options.backend;
-    const int32_t hidden = model->config.hidden;
-    if (w != NULL) return backend->rmsnorm_backward(model->device, din, x, w, rstd, dres, n, hidden);
-    return backend->scale_add(model->device, din, 1, dres, dres, (size_t)n * (size_t)hidden);
+// What add_and_norm made of x.
+static void *sublayer_input(const Model *model, void *x, const void *w) {
+    return w == NULL ? x : one(model, ONE_NORM);
 }
 
-// What add_and_norm gave the sublayer once more: ONE_NORM of x, or x.
-static Status norm_again(Model *model, void *x, const void *w, float *rstd, int32_t n, void **out) {
-    return add_and_norm(model, x, NULL, w, x, rstd, n, out);
+// dres += the gradient at x, from that at what add_and_norm made of it (`din`); with `again`, makes that once more.
+static Status norm_gradient(Model *model, const void *din, void *x, const void *w, const float *rstd, void *dres,
+                            bool again, int32_t n) {
+    const Backend *backend = model->options.backend;
+    const int32_t hidden = model->config.hidden;
+    if (w == NULL) return backend->scale_add(model->device, din, 1, dres, dres, (size_t)n * (size_t)hidden);
+    return backend->rmsnorm_backward(model->device, din, x, w, rstd, dres, again ? one(model, ONE_NORM) : NULL, n,
+                                     hidden);
 }
 
 // Through the norm of queries or keys: dy to dx, T[n, width].
@@ -877,7 +930,7 @@ static Status norm_heads_backward(Model *model, int layer, ArchRole role, const 
     const Backend *backend = model->options.backend;
     const int32_t dim = (int32_t)norm_width(&model->config, role);
     TRY(backend->zero(model->device, dx, (size_t)n * (size_t)width * dtype_size(model->options.device.dtype)));
-    return backend->rmsnorm_backward(model->device, dy, x, model->state->layers[layer].norm[role], rstd, dx,
+    return backend->rmsnorm_backward(model->device, dy, x, model->state->layers[layer].norm[role], rstd, dx, NULL,
                                      n * (width / dim), dim);
 }
 
@@ -887,30 +940,26 @@ static Status mlp_backward(Model *model, const Run *run, int l, void *dout) {
     const Backend *backend = model->options.backend;
     const Layer *layer = &model->state->layers[l];
     const int32_t from = l == c->layers - 1 ? run->from : 0, m = run->n - from;
-    void *act = one(model, ONE_ACT), *dact = one(model, ONE_DACT), *dnorm = one(model, ONE_DNORM);
-    void *gate = kept(model, run, KEPT_GATE, l), *up = kept(model, run, KEPT_UP, l), *x2 = kept(model, run, KEPT_X2, l);
-    float *rstd2 = kept(model, run, KEPT_RSTD2, l);
-    const size_t wide = (size_t)m * (size_t)c->intermediate;
-    const void *ddelta = has_ddelta(c) ? one(model, ONE_DDELTA) : dout;
+    void *act = one(model, ONE_ACT), *dact = one(model, ONE_DACT), *din = one(model, ONE_DNORM);
+    void *dh = one(model, ONE_DH), *gate_up = kept(model, run, KEPT_GATE_UP, l), *x2 = kept(model, run, KEPT_X2, l);
+    const void *norm = layer->norm[ARCH_MLP_NORM], *ddelta = has_ddelta(c) ? one(model, ONE_DDELTA) : dout;
     // gate and up are overwritten by their gradients: nothing needs them after.
-    const void *const dy[ARCH_MODULES] = {[GATE] = gate, [UP] = up, [DOWN] = ddelta};
+    const void *const dy[ARCH_MODULES] = {[GATE] = gate_up, [UP] = up_of(model, gate_up), [DOWN] = ddelta};
 
     TRY(delta_gradient(model, layer->norm[ARCH_MLP_OUT_NORM], kept(model, run, KEPT_MLP_OUT, l),
                        kept(model, run, KEPT_RSTD_MLP_OUT, l), dout, m));
     TRY(linear_backward(model, l, DOWN, ddelta, dact, m, false));
-    if (has_lora(model, l, GROUP_DOWN)) {
-        TRY(backend->swiglu(model->device, gate, up, act, wide));
-        TRY(lora_backward(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), dy, dact, from, m));
-    }
-    TRY(backend->swiglu_backward(model->device, gate, up, dact, gate, up, wide));
-    TRY(linear_backward(model, l, GATE, gate, dnorm, m, false));
-    TRY(linear_backward(model, l, UP, up, dnorm, m, true));
-    if (has_lora(model, l, GROUP_GATE_UP)) {
-        void *in;
-        TRY(norm_again(model, x2, layer->norm[ARCH_MLP_NORM], rstd2, m, &in));
-        TRY(lora_backward(model, run, l, GROUP_GATE_UP, in, kept(model, run, KEPT_H_GATE_UP, l), dy, dnorm, from, m));
-    }
-    return norm_gradient(model, dnorm, x2, layer->norm[ARCH_MLP_NORM], rstd2, dout, m);
+    TRY(lora_backward(model, run, l, GROUP_DOWN, dy, dh, dact, from, m));
+    // What LoRA's weight gradients read is made again beside what reads the same rows.
+    TRY(backend->swiglu_backward(model->device, gate_up, dact, gate_up, has_lora(model, l, GROUP_DOWN) ? act : NULL, m,
+                                 c->intermediate));
+    TRY(lora_weight_backward(model, run, l, GROUP_DOWN, act, kept(model, run, KEPT_H_DOWN, l), dy, dh, from, m));
+    TRY(linear_backward(model, l, GATE, gate_up, din, m, false));
+    TRY(lora_backward(model, run, l, GROUP_GATE_UP, dy, dh, din, from, m));
+    TRY(norm_gradient(model, din, x2, norm, kept(model, run, KEPT_RSTD2, l), dout, has_lora(model, l, GROUP_GATE_UP),
+                      m));
+    return lora_weight_backward(model, run, l, GROUP_GATE_UP, sublayer_input(model, x2, norm),
+                                kept(model, run, KEPT_H_GATE_UP, l), dy, dh, from, m);
 }
 
 // The gradients at the products of q and k, from those at the rotated queries and keys (ONE_DQ, ONE_DK): there, or
@@ -920,12 +969,10 @@ static Status queries_and_keys_backward(Model *model, const Run *run, int l) {
     const Backend *backend = model->options.backend;
     struct ModelState *state = model->state;
     const int32_t n = run->n, from = l == c->layers - 1 ? run->from : 0, m = n - from;
-    const int32_t *position = one(model, ONE_POSITION);
     void *dq = one(model, ONE_DQ), *dk = one(model, ONE_DK);
-    if (!c->no_rope[l]) {
-        TRY(backend->rope(model->device, dq, position + from, state->cos, state->sin, m, c->heads, c->head_dim, -1));
-        TRY(backend->rope(model->device, dk, position, state->cos, state->sin, n, c->kv_heads, c->head_dim, -1));
-    }
+    if (!c->no_rope[l])
+        TRY(backend->rope(model->device, dq, dk, one(model, ONE_POSITION), state->cos, state->sin, from, n, c->heads,
+                          c->kv_heads, c->head_dim, -1));
     if (state->layers[l].norm[ARCH_Q_NORM] != NULL)
         TRY(norm_heads_backward(model, l, ARCH_Q_NORM, dq, kept(model, run, KEPT_Q_IN, l),
                                 kept(model, run, KEPT_RSTD_Q, l), one(model, ONE_DQ_IN), m, c->heads * c->head_dim));
@@ -935,18 +982,46 @@ static Status queries_and_keys_backward(Model *model, const Run *run, int l) {
     return STATUS_OK;
 }
 
+// From the gradients of q, k and v (in dy) to ONE_DRES; below the first layer nothing is trained.
+static Status projections_backward(Model *model, const Run *run, int l, const void *const dy[ARCH_MODULES]) {
+    const ModelOptions *options = &model->options;
+    const size_t row_bytes = model->state->buffers.kept[KEPT_X].row_bytes;
+    const bool last = l == model->config.layers - 1, adapted = has_lora(model, l, GROUP_QKV);
+    const int32_t n = run->n, from = last ? run->from : 0, m = n - from;
+    const void *norm = model->state->layers[l].norm[ARCH_ATTENTION_NORM];
+    void *x = kept(model, run, KEPT_X, l), *in = sublayer_input(model, x, norm), *h = kept(model, run, KEPT_H_QKV, l);
+    void *din = l > 0 ? one(model, ONE_DNORM) : NULL, *din_from = l > 0 ? at(din, from, row_bytes) : NULL;
+    // In the last layer, where q has other rows, its dh lies behind that of k and v.
+    const size_t kv_bytes =
+        (size_t)group_size(&model->config, options, GROUP_KV) * (size_t)options->lora_r * LORA_DH_BYTES;
+    void *dh = one(model, ONE_DH), *dh_q = at(dh, n, kv_bytes);
+    float *rstd = kept(model, run, KEPT_RSTD1, l);
+
+    if (din != NULL) {
+        TRY(linear_backward(model, l, K, dy[K], din, n, false));
+        TRY(linear_backward(model, l, V, dy[V], din, n, true));
+        TRY(linear_backward(model, l, Q, dy[Q], din_from, m, true));
+    }
+    TRY(lora_backward(model, run, l, last ? GROUP_KV : GROUP_QKV, dy, dh, din, 0, n));
+    if (last) TRY(lora_backward(model, run, l, GROUP_Q, dy, dh_q, din_from, from, m));
+    if (din != NULL)
+        TRY(norm_gradient(model, din, x, norm, rstd, one(model, ONE_DRES), adapted, n));
+    else if (adapted)
+        TRY(add_and_norm(model, x, NULL, norm, x, rstd, n, &in));
+    if (!last) return lora_weight_backward(model, run, l, GROUP_QKV, in, h, dy, dh, 0, n);
+    TRY(lora_weight_backward(model, run, l, GROUP_KV, in, h, dy, dh, 0, n));
+    return lora_weight_backward(model, run, l, GROUP_Q, at(in, from, row_bytes), one(model, ONE_H_Q), dy, dh_q, from,
+                                m);
+}
+
 // ONE_DRES: from the gradient at KEPT_X2 to the one at the layer's input.
 static Status attention_backward(Model *model, const Run *run, int l, void *dout) {
     const ModelConfig *c = &model->config;
-    const Backend *backend = model->options.backend;
-    struct ModelState *state = model->state;
-    const Layer *layer = &state->layers[l];
-    const size_t row_bytes = state->buffers.kept[KEPT_X].row_bytes;
+    const Layer *layer = &model->state->layers[l];
     const bool last = l == c->layers - 1;
-    const int32_t n = run->n, from = last ? run->from : 0, m = n - from;
-    void *dnorm = one(model, ONE_DNORM), *x = kept(model, run, KEPT_X, l), *att = kept(model, run, KEPT_ATT, l);
-    void *datt = one(model, ONE_DATT), *dv = one(model, ONE_DV);
-    float *rstd1 = kept(model, run, KEPT_RSTD1, l);
+    const int32_t from = last ? run->from : 0, m = run->n - from;
+    void *att = kept(model, run, KEPT_ATT, l), *datt = one(model, ONE_DATT), *dh = one(model, ONE_DH);
+    void *dv = one(model, ONE_DV);
     const void *ddelta = has_ddelta(c) ? one(model, ONE_DDELTA) : dout;
     const void *dq = one(model, layer->norm[ARCH_Q_NORM] != NULL ? ONE_DQ_IN : ONE_DQ);
     const void *dk = one(model, layer->norm[ARCH_K_NORM] != NULL ? ONE_DK_IN : ONE_DK);
@@ -955,31 +1030,14 @@ static Status attention_backward(Model *model, const Run *run, int l, void *dout
     TRY(delta_gradient(model, layer->norm[ARCH_ATTENTION_OUT_NORM], kept(model, run, KEPT_ATTENTION_OUT, l),
                        kept(model, run, KEPT_RSTD_ATTENTION_OUT, l), dout, m));
     TRY(linear_backward(model, l, O, ddelta, datt, m, false));
-    TRY(lora_backward(model, run, l, GROUP_O, att, kept(model, run, KEPT_H_O, l), dy, datt, from, m));
-    TRY(backend->attention_backward(model->device, last ? &run->last_attention : &run->attention,
-                                    kept(model, run, KEPT_Q, l), kept(model, run, KEPT_K, l),
-                                    kept(model, run, KEPT_V, l), att, kept(model, run, KEPT_LSE, l), datt,
-                                    one(model, ONE_DQ), one(model, ONE_DK), dv, n));
+    TRY(lora_backward(model, run, l, GROUP_O, dy, dh, datt, from, m));
+    TRY(lora_weight_backward(model, run, l, GROUP_O, att, kept(model, run, KEPT_H_O, l), dy, dh, from, m));
+    TRY(model->options.backend->attention_backward(model->device, last ? &run->last_attention : &run->attention,
+                                                   kept(model, run, KEPT_Q, l), kept(model, run, KEPT_K, l),
+                                                   kept(model, run, KEPT_V, l), att, kept(model, run, KEPT_LSE, l),
+                                                   datt, one(model, ONE_DQ), one(model, ONE_DK), dv, run->n));
     TRY(queries_and_keys_backward(model, run, l));
-    void *dx = l > 0 ? dnorm : NULL; // below the first layer nothing is trained
-    if (dx != NULL) {
-        TRY(linear_backward(model, l, K, dk, dnorm, n, false));
-        TRY(linear_backward(model, l, V, dv, dnorm, n, true));
-        TRY(linear_backward(model, l, Q, dq, at(dnorm, from, row_bytes), m, true));
-    }
-    if (has_lora(model, l, GROUP_QKV)) {
-        void *in, *h = kept(model, run, KEPT_H_QKV, l);
-        TRY(norm_again(model, x, layer->norm[ARCH_ATTENTION_NORM], rstd1, n, &in));
-        if (last) {
-            TRY(lora_backward(model, run, l, GROUP_KV, in, h, dy, dx, 0, n));
-            TRY(lora_backward(model, run, l, GROUP_Q, at(in, from, row_bytes), one(model, ONE_H_Q), dy,
-                              dx == NULL ? NULL : at(dx, from, row_bytes), from, m));
-        } else {
-            TRY(lora_backward(model, run, l, GROUP_QKV, in, h, dy, dx, 0, n));
-        }
-    }
-    if (dx == NULL) return STATUS_OK;
-    return norm_gradient(model, dnorm, x, layer->norm[ARCH_ATTENTION_NORM], rstd1, one(model, ONE_DRES), n);
+    return projections_backward(model, run, l, dy);
 }
 
 // ONE_DRES: from the gradient at the layer's output to the one at its input.
@@ -992,9 +1050,9 @@ static Status layer_backward(Model *model, const Run *run, int l) {
 
 // train.recompute = "layer": the layer's activations again, from its kept input.
 static Status layer_again(Model *model, const Run *run, int l) {
-    void *in;
-    TRY(norm_again(model, kept(model, run, KEPT_X, l), model->state->layers[l].norm[ARCH_ATTENTION_NORM],
-                   kept(model, run, KEPT_RSTD1, l), run->n, &in));
+    void *in, *x = kept(model, run, KEPT_X, l);
+    TRY(add_and_norm(model, x, NULL, model->state->layers[l].norm[ARCH_ATTENTION_NORM], x,
+                     kept(model, run, KEPT_RSTD1, l), run->n, &in));
     return layer_forward(model, run, l, in);
 }
 
@@ -1014,7 +1072,7 @@ Status model_backward(Model *model, const MicroBatch *batch, const Pass *pass, c
         TRY(backend->scale_add(device, dnorm, 1 / c->logits_scaling, NULL, dnorm, (size_t)n_y * (size_t)c->hidden));
     TRY(backend->zero(device, dres, (size_t)batch->n_grad * row_bytes));
     TRY(backend->rmsnorm_backward(device, dnorm, one(model, ONE_XF), model->state->final_norm, one(model, ONE_RSTDF),
-                                  at(dres, batch->n_prefix, row_bytes), n_y, c->hidden));
+                                  at(dres, batch->n_prefix, row_bytes), NULL, n_y, c->hidden));
     for (int l = c->layers - 1; l >= 0; l--) {
         if (model->options.recompute) TRY(layer_again(model, &run, l));
         TRY(layer_backward(model, &run, l));

@@ -80,7 +80,7 @@ static struct Running {
 } running;
 
 static std::set<std::string> &barriers_met = *new std::set<std::string>; // never freed: read when the program ends
-static std::map<const void *, size_t> opted_in;                          // dynamic shared memory of a kernel
+static std::map<const void *, size_t> opted_in; // dynamic shared memory of a kernel
 
 void refuse(const char *format, ...) {
     fflush(stdout);
@@ -94,6 +94,13 @@ void refuse(const char *format, ...) {
     va_end(list);
     fputc('\n', stderr);
     abort();
+}
+
+// "rmsnorm" of "(rmsnorm<T, N>)".
+static std::string base_name(const char *kernel) {
+    std::string name = kernel;
+    name = name.substr(0, name.find('<'));
+    return name.erase(0, name.find_first_not_of('('));
 }
 
 static void yield() {
@@ -124,10 +131,7 @@ bool dropped(int line) {
     static const char *const which = getenv("KTO_STANDIN_DROP");
     static const bool listed = getenv("KTO_STANDIN_LIST") != nullptr;
     if (which == nullptr && !listed) return false;
-    std::string name = running.launch->kernel;
-    name = name.substr(0, name.find('<'));
-    name.erase(0, name.find_first_not_of('('));
-    name += ":" + std::to_string(line);
+    const std::string name = base_name(running.launch->kernel) + ":" + std::to_string(line);
     if (listed) barriers_met.insert(name);
     return which != nullptr && name == which;
 }

@@ -21,11 +21,12 @@ static void on_devices(OpTest test) {
         }
 }
 
-static const int32_t ROWS[] = {0, 1, 7, 150};        // 150 rows of 515 are shared among threads
-static const int32_t DIMS[] = {1, 16, 37, 515, 528}; // 16 and 528: whole vectors, 528 several a lane of a warp
+static const int32_t ROWS[] = {0, 1, 7, 150}; // 150 rows of 515 are shared among threads
+// 16, 528 and 2,600: whole vectors; 528 several a lane of a warp, 2,600 more than a lane holds
+static const int32_t DIMS[] = {1, 16, 37, 515, 528, 2600};
 #define EACH_SHAPE(n, dim)                                                                                             \
     for (int n##_i = 0, n = 0; n##_i < 4 && (n = ROWS[n##_i], true); n##_i++)                                          \
-        for (int dim##_i = 0, dim = 0; dim##_i < 5 && (dim = DIMS[dim##_i], true); dim##_i++)
+        for (int dim##_i = 0, dim = 0; dim##_i < 6 && (dim = DIMS[dim##_i], true); dim##_i++)
 
 // --- rows that are moved or scaled
 static void check_moves(const Ops *ops) {
@@ -86,9 +87,15 @@ static void check_rmsnorm(const Ops *ops) {
             float *d_rstd = ops_upload(ops, NULL, (size_t)n * sizeof(float));
             CHECK(backend->rmsnorm(ops->device, d_x, with_delta ? d_delta : NULL, d_w, eps, with_delta ? d_sum : NULL,
                                    d_y, d_rstd, n, dim));
-            CHECK(backend->rmsnorm_backward(ops->device, d_dy, d_sum, d_w, d_rstd, d_dx, n, dim));
+            void *d_again = ops_array(ops, NULL, count), *d_dx_alone = ops_array(ops, dx0, count);
+            CHECK(backend->rmsnorm_backward(ops->device, d_dy, d_sum, d_w, d_rstd, d_dx, d_again, n, dim));
+            CHECK(backend->rmsnorm_backward(ops->device, d_dy, d_sum, d_w, d_rstd, d_dx_alone, NULL, n, dim));
+            float *again = ops_values(ops, d_again, count), *dx_alone = ops_values(ops, d_dx_alone, count);
             float *sum = ops_values(ops, d_sum, count), *y = ops_values(ops, d_y, count),
                   *dx = ops_values(ops, d_dx, count);
+            expect_same_bits("y once more", again, y, count);
+            expect_same_bits("dx without y", dx_alone, dx, count);
+            ops_free(ops, d_again), ops_free(ops, d_dx_alone), free(again), free(dx_alone);
             float *rstd = ops_floats(ops, d_rstd, (size_t)n);
             double *want_sum = ops_host(count * 8), *want_y = ops_host(count * 8), *want_dx = ops_host(count * 8);
             double *tol_sum = ops_host(count * 8), *tol_y = ops_host(count * 8), *tol_dx = ops_host(count * 8);
@@ -135,10 +142,24 @@ static void test_rmsnorm(void **state) {
 }
 
 // --- SwiGLU
+
+// T[n, 2 * width]: a row of a, then one of b.
+static void *side_by_side(const Ops *ops, const float *a, const float *b, int32_t n, int32_t width) {
+    float *both = ops_host(2 * (size_t)n * width * sizeof *both);
+    for (int32_t row = 0; row < n; row++) {
+        memcpy(both + 2 * (size_t)row * width, a + (size_t)row * width, (size_t)width * sizeof *both);
+        memcpy(both + (2 * (size_t)row + 1) * width, b + (size_t)row * width, (size_t)width * sizeof *both);
+    }
+    void *buffer = ops_array(ops, both, 2 * (size_t)n * width);
+    free(both);
+    return buffer;
+}
+
 static void check_swiglu(const Ops *ops) {
-    static const size_t COUNTS[] = {0, 1, 63, 1000, 70001};
-    for (int c = 0; c < 5; c++) {
-        size_t count = COUNTS[c];
+    static const struct { int32_t n, width; } SHAPES[] = {{0, 8}, {1, 1}, {1, 63}, {125, 8}, {130, 528}, {7, 1001}};
+    for (size_t c = 0; c < sizeof SHAPES / sizeof *SHAPES; c++) {
+        const int32_t n = SHAPES[c].n, width = SHAPES[c].width;
+        size_t count = (size_t)n * width;
         float *gate = ops_random(ops, count, 12, 8), *up = ops_random(ops, count, 2, 9),
               *dact = ops_random(ops, count, 1, 10);
         if (count > 100) { // e^-gate overflows, or vanishes
@@ -146,13 +167,21 @@ static void check_swiglu(const Ops *ops) {
             gate[4] = ops_round(ops, 200.0f);
             gate[5] = ops_round(ops, -3e38f);
         }
-        void *d_gate = ops_array(ops, gate, count), *d_up = ops_array(ops, up, count),
-             *d_dact = ops_array(ops, dact, count);
-        void *d_act = ops_array(ops, NULL, count);
-        CHECK(backend->swiglu(ops->device, d_gate, d_up, d_act, count));
-        CHECK(backend->swiglu_backward(ops->device, d_gate, d_up, d_dact, d_gate, d_up, count)); // in place
-        float *act = ops_values(ops, d_act, count), *dgate = ops_values(ops, d_gate, count),
-              *dup = ops_values(ops, d_up, count);
+        void *d_both = side_by_side(ops, gate, up, n, width), *d_dact = ops_array(ops, dact, count);
+        void *d_act = ops_array(ops, NULL, count), *d_again = ops_array(ops, NULL, count);
+        void *d_other = ops_array(ops, NULL, 2 * count);
+        CHECK(backend->swiglu(ops->device, d_both, d_act, n, width));
+        CHECK(backend->swiglu_backward(ops->device, d_both, d_dact, d_other, NULL, n, width));
+        CHECK(backend->swiglu_backward(ops->device, d_both, d_dact, d_both, d_again, n, width)); // in place
+        float *act = ops_values(ops, d_act, count), *again = ops_values(ops, d_again, count);
+        float *gradients = ops_values(ops, d_both, 2 * count), *other = ops_values(ops, d_other, 2 * count);
+        expect_same_bits("act once more", again, act, count);
+        expect_same_bits("swiglu_backward elsewhere", other, gradients, 2 * count);
+        float *dgate = ops_host(count * 4), *dup = ops_host(count * 4);
+        for (size_t i = 0; i < count; i++) {
+            dgate[i] = gradients[i + i / width * width];
+            dup[i] = gradients[i + (i / width + 1) * width];
+        }
         double *want[3], *tolerance[3];
         for (int i = 0; i < 3; i++) want[i] = ops_host(count * 8), tolerance[i] = ops_host(count * 8);
         for (size_t i = 0; i < count; i++) {
@@ -172,7 +201,8 @@ static void check_swiglu(const Ops *ops) {
         expect_close("swiglu_backward dgate", dgate, want[1], tolerance[1], count);
         expect_close("swiglu_backward dup", dup, want[2], tolerance[2], count);
         for (int i = 0; i < 3; i++) free(want[i]), free(tolerance[i]);
-        ops_free(ops, d_gate), ops_free(ops, d_up), ops_free(ops, d_dact), ops_free(ops, d_act);
+        ops_free(ops, d_both), ops_free(ops, d_dact), ops_free(ops, d_act), ops_free(ops, d_again);
+        ops_free(ops, d_other), free(again), free(gradients), free(other);
         free(gate), free(up), free(dact), free(act), free(dgate), free(dup);
     }
 }
@@ -212,14 +242,13 @@ static void test_scale_add(void **state) {
 }
 
 // --- RoPE
+// Queries of the tokens from `first` on, and keys of all.
 static void check_rope(const Ops *ops) {
-    enum { POSITIONS = 50 };
+    enum { POSITIONS = 50, HEADS = 5, KV_HEADS = 2 };
     static const int32_t HEAD_DIM[] = {2, 16, 24, 64, 80, 128};
     for (int c = 0; c < 6; c++)
         for (int32_t n = 0; n <= 200; n += 100) {
-            int32_t heads = 5, head_dim = HEAD_DIM[c], half = head_dim / 2;
-            size_t count = (size_t)n * heads * head_dim;
-            float *x = ops_random(ops, count, 2, 11);
+            const int32_t head_dim = HEAD_DIM[c], half = head_dim / 2, first = c % 2 * n / 4;
             float *cosine = ops_host((size_t)POSITIONS * half * 4), *sine = ops_host((size_t)POSITIONS * half * 4);
             for (int p = 0; p < POSITIONS; p++)
                 for (int32_t j = 0; j < half; j++) {
@@ -232,26 +261,33 @@ static void check_rope(const Ops *ops) {
             float *d_cos = ops_upload(ops, cosine, (size_t)POSITIONS * half * 4);
             float *d_sin = ops_upload(ops, sine, (size_t)POSITIONS * half * 4);
             int32_t *d_position = ops_upload(ops, position, (size_t)n * 4);
-            double *want = ops_host(count * 8), *tolerance = ops_host(count * 8);
+            const size_t counts[2] = {(size_t)(n - first) * HEADS * head_dim, (size_t)n * KV_HEADS * head_dim};
+            float *x[2] = {ops_random(ops, counts[0], 2, 11), ops_random(ops, counts[1], 2, 12)};
             for (int sign = -1; sign <= 1; sign += 2) {
-                void *d_x = ops_array(ops, x, count);
-                CHECK(backend->rope(ops->device, d_x, d_position, d_cos, d_sin, n, heads, head_dim, sign));
-                float *y = ops_values(ops, d_x, count);
-                for (int32_t row = 0; row < n * heads; row++)
-                    for (int32_t j = 0; j < half; j++) {
-                        size_t low = (size_t)row * head_dim + j, high = low + half;
-                        double a = x[low], b = x[high], co = cosine[position[row / heads] * half + j];
-                        double si = sign * (double)sine[position[row / heads] * half + j];
-                        want[low] = a * co - b * si;
-                        want[high] = b * co + a * si;
-                        tolerance[low] = bound(ops, want[low], fabs(a * co) + fabs(b * si), 2, 1);
-                        tolerance[high] = bound(ops, want[high], fabs(b * co) + fabs(a * si), 2, 1);
-                    }
-                expect_close("rope", y, want, tolerance, count);
-                ops_free(ops, d_x), free(y);
+                void *d_x[2] = {ops_array(ops, x[0], counts[0]), ops_array(ops, x[1], counts[1])};
+                CHECK(backend->rope(ops->device, d_x[0], d_x[1], d_position, d_cos, d_sin, first, n, HEADS, KV_HEADS,
+                                    head_dim, sign));
+                for (int which = 0; which < 2; which++) {
+                    const int32_t heads = which ? KV_HEADS : HEADS, from = which ? 0 : first;
+                    double *want = ops_host(counts[which] * 8), *tolerance = ops_host(counts[which] * 8);
+                    for (int32_t row = 0; row < (n - from) * heads; row++)
+                        for (int32_t j = 0; j < half; j++) {
+                            size_t low = (size_t)row * head_dim + j, high = low + half;
+                            int32_t angle = position[from + row / heads] * half + j;
+                            double a = x[which][low], b = x[which][high], co = cosine[angle];
+                            double si = sign * (double)sine[angle];
+                            want[low] = a * co - b * si;
+                            want[high] = b * co + a * si;
+                            tolerance[low] = bound(ops, want[low], fabs(a * co) + fabs(b * si), 2, 1);
+                            tolerance[high] = bound(ops, want[high], fabs(b * co) + fabs(a * si), 2, 1);
+                        }
+                    float *y = ops_values(ops, d_x[which], counts[which]);
+                    expect_close(which ? "rope of k" : "rope of q", y, want, tolerance, counts[which]);
+                    ops_free(ops, d_x[which]), free(y), free(want), free(tolerance);
+                }
             }
             ops_free(ops, d_cos), ops_free(ops, d_sin), ops_free(ops, d_position);
-            free(x), free(cosine), free(sine), free(position), free(want), free(tolerance);
+            free(x[0]), free(x[1]), free(cosine), free(sine), free(position);
         }
 }
 static void test_rope(void **state) {
@@ -276,8 +312,12 @@ static double probe_value(void *context) {
     void *x = ops_array(ops, p->x, count), *y = ops_array(ops, NULL, count), *other = ops_array(ops, p->other, count);
     float *rstd = ops_upload(ops, NULL, (size_t)p->n * 4);
     if (p->op == 0) CHECK(backend->rmsnorm(ops->device, x, NULL, other, 1e-5f, NULL, y, rstd, p->n, p->dim));
-    if (p->op == 1) CHECK(backend->swiglu(ops->device, x, other, y, count));
-    if (p->op == 2) CHECK(backend->rope(ops->device, x, p->position, p->cos, p->sin, p->n, 1, p->dim, 1));
+    if (p->op == 1) {
+        void *both = side_by_side(ops, p->x, p->other, p->n, p->dim);
+        CHECK(backend->swiglu(ops->device, both, y, p->n, p->dim));
+        ops_free(ops, both);
+    }
+    if (p->op == 2) CHECK(backend->rope(ops->device, x, NULL, p->position, p->cos, p->sin, 0, p->n, 1, 0, p->dim, 1));
     float *value = ops_values(ops, p->op == 2 ? x : y, count);
     double sum = 0;
     for (size_t i = 0; i < count; i++) sum += (double)value[i] * p->direction[i];
@@ -300,16 +340,21 @@ static void test_central_differences(void **state) {
     p.sin = ops_array(ops, sine, N * DIM / 2);
     for (p.op = 0; p.op < 3; p.op++) {
         void *x = ops_array(ops, p.x, COUNT), *other = ops_array(ops, p.other, COUNT), *y = ops_array(ops, NULL, COUNT);
-        void *dy = ops_array(ops, p.direction, COUNT), *dx = ops_array(ops, NULL, COUNT),
-             *dup = ops_array(ops, NULL, COUNT);
+        void *dy = ops_array(ops, p.direction, COUNT), *dx = ops_array(ops, NULL, COUNT);
         float *rstd = ops_upload(ops, NULL, N * 4);
         if (p.op == 0) {
             CHECK(backend->rmsnorm(ops->device, x, NULL, other, 1e-5f, NULL, y, rstd, N, DIM));
-            CHECK(backend->rmsnorm_backward(ops->device, dy, x, other, rstd, dx, N, DIM));
+            CHECK(backend->rmsnorm_backward(ops->device, dy, x, other, rstd, dx, NULL, N, DIM));
         }
-        if (p.op == 1) CHECK(backend->swiglu_backward(ops->device, x, other, dy, dx, dup, COUNT));
-        if (p.op == 2) CHECK(backend->rope(ops->device, dy, p.position, p.cos, p.sin, N, 1, DIM, -1));
+        if (p.op == 2) CHECK(backend->rope(ops->device, dy, NULL, p.position, p.cos, p.sin, 0, N, 1, 0, DIM, -1));
         float *got = ops_values(ops, p.op == 2 ? dy : dx, COUNT);
+        if (p.op == 1) { // a row is dgate, then dup: of x, and of other
+            void *both = side_by_side(ops, p.x, p.other, N, DIM);
+            CHECK(backend->swiglu_backward(ops->device, both, dy, both, NULL, N, DIM));
+            float *gradients = ops_values(ops, both, 2 * COUNT);
+            for (int row = 0; row < N; row++) memcpy(got + row * DIM, gradients + 2 * row * DIM, DIM * sizeof *got);
+            ops_free(ops, both), free(gradients);
+        }
         double want[COUNT], tolerance[COUNT];
         // Step h: the third derivative leaves h^2/6 |f'''|, at most about 40 |direction| sum for RMSNorm of rows whose
         // rstd is below 2.5; the roundings of f, 10 units on values that add up to at most DIM / 2 a row, leave their
@@ -320,8 +365,7 @@ static void test_central_differences(void **state) {
             tolerance[i] = h * h / 6 * 40 + 10 * UNIT_F32 * (DIM / 2) / h;
         }
         expect_close(p.op == 0 ? "d rmsnorm" : p.op == 1 ? "d swiglu" : "d rope", got, want, tolerance, COUNT);
-        ops_free(ops, x), ops_free(ops, other), ops_free(ops, y), ops_free(ops, dy), ops_free(ops, dx),
-            ops_free(ops, dup);
+        ops_free(ops, x), ops_free(ops, other), ops_free(ops, y), ops_free(ops, dy), ops_free(ops, dx);
         ops_free(ops, rstd), free(got);
     }
     ops_free(ops, p.position), ops_free(ops, p.cos), ops_free(ops, p.sin);
@@ -455,10 +499,16 @@ static void test_rows_keep_bits(void **state) {
             float *d_rstd = ops_upload(&ops, NULL, N * 4);
             CHECK(backend->rmsnorm(ops.device, d_x, NULL, d_w, 1e-5f, NULL, d_y, d_rstd, N, DIM));
             CHECK(backend->rmsnorm(ops.device, d_row, NULL, d_w, 1e-5f, NULL, d_one, d_rstd, 1, DIM));
-            CHECK(backend->swiglu(ops.device, d_y, d_x, d_y, N * DIM));
-            CHECK(backend->swiglu(ops.device, d_one, d_row, d_one, DIM));
             float *y = ops_values(&ops, d_y, N * DIM), *one = ops_values(&ops, d_one, DIM);
             expect_same_bits("row alone", one, y + 77 * DIM, DIM);
+            void *d_both = side_by_side(&ops, y, x, N, DIM),
+                 *d_both_of_row = side_by_side(&ops, one, x + 77 * DIM, 1, DIM);
+            free(y), free(one);
+            CHECK(backend->swiglu(ops.device, d_both, d_y, N, DIM));
+            CHECK(backend->swiglu(ops.device, d_both_of_row, d_one, 1, DIM));
+            y = ops_values(&ops, d_y, N * DIM), one = ops_values(&ops, d_one, DIM);
+            expect_same_bits("row alone", one, y + 77 * DIM, DIM);
+            ops_free(&ops, d_both), ops_free(&ops, d_both_of_row);
             if (first)
                 expect_same_bits("threads", y, first, N * DIM), free(y);
             else
@@ -471,16 +521,20 @@ static void test_rows_keep_bits(void **state) {
     }
 }
 
-// Weights of many parts, each unlike the others, that are copied while the ones before them may still be on their way.
+// Weights of many parts, each unlike the others, that are copied while the ones before them may still be on their way;
+// pieces that are mapped together lie one after the other where they are copied.
 static void test_map(void **state) {
     (void)state;
-    enum { COUNT = 9 << 20 };
+    enum { COUNT = 9 << 20, FIRST = 1001 };
     Ops ops = ops_open(backend, DTYPE_F32, 1);
     float *weights = ops_host(COUNT * sizeof *weights), *got = ops_host(COUNT * sizeof *got);
     for (int i = 0; i < COUNT; i++) weights[i] = (float)i;
-    const void *mapped;
-    CHECK(backend->map(ops.device, weights, COUNT * sizeof *weights, &mapped));
-    CHECK(backend->download(ops.device, got, mapped, COUNT * sizeof *got));
+    const void *mapped[2];
+    const HostPiece pieces[2] = {{weights, FIRST * sizeof *weights, &mapped[0]},
+                                 {weights + FIRST, (COUNT - FIRST) * sizeof *weights, &mapped[1]}};
+    CHECK(backend->map(ops.device, pieces, 2));
+    assert_ptr_equal(mapped[1], (const float *)mapped[0] + FIRST);
+    CHECK(backend->download(ops.device, got, mapped[0], COUNT * sizeof *got));
     expect_same_bits("mapped", got, weights, COUNT);
     backend->close(ops.device);
     free(weights), free(got);

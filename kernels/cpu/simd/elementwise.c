@@ -17,6 +17,14 @@
         }                                                                                                              \
     } while (0)
 
+// y = x rstd, rounded, w.
+ALWAYS_INLINE void store_normalised(DType t, void *y, int32_t i, int32_t dim, int64_t at, vf x, float rstd,
+                                    const void *w) {
+    float rounded[VL];
+    store(t, rounded, 0, x * vset(rstd));
+    store_to(t, y, i, dim, at, load(t, rounded, 0) * load_to(t, w, i, dim, 0));
+}
+
 ALWAYS_INLINE void rmsnorm_rows(DType t, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                                 float *rstd, int64_t begin, int64_t end, int32_t dim) {
     for (int64_t row = begin; row < end; row++) {
@@ -33,11 +41,7 @@ ALWAYS_INLINE void rmsnorm_rows(DType t, const void *x, const void *delta, const
         }
         float r = 1.0f / sqrtf(hsum(squares) / (float)dim + eps);
         rstd[row] = r;
-        for (int32_t i = 0; i < dim; i += VL) {
-            float rounded[VL];
-            store(t, rounded, 0, load_to(t, input, i, dim, at) * vset(r));
-            store_to(t, y, i, dim, at, load(t, rounded, 0) * load_to(t, w, i, dim, 0));
-        }
+        for (int32_t i = 0; i < dim; i += VL) store_normalised(t, y, i, dim, at, load_to(t, input, i, dim, at), r, w);
     }
 }
 static void rmsnorm(DType dtype, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
@@ -47,7 +51,7 @@ static void rmsnorm(DType dtype, const void *x, const void *delta, const void *w
 
 // With xhat = x rstd: dx = rstd (w dy - xhat mean(w dy xhat)).
 ALWAYS_INLINE void rmsnorm_backward_rows(DType t, const void *dy, const void *x, const void *w, const float *rstd,
-                                         void *dx, int64_t begin, int64_t end, int32_t dim) {
+                                         void *dx, void *y, int64_t begin, int64_t end, int32_t dim) {
     for (int64_t row = begin; row < end; row++) {
         int64_t at = row * dim;
         vf dot = vzero();
@@ -56,15 +60,16 @@ ALWAYS_INLINE void rmsnorm_backward_rows(DType t, const void *dy, const void *x,
         float r = rstd[row];
         float along = hsum(dot) * r * r / (float)dim; // mean(w dy xhat) rstd
         for (int32_t i = 0; i < dim; i += VL) {
-            vf wdy = load_to(t, dy, i, dim, at) * load_to(t, w, i, dim, 0);
-            vf g = vfma(load_to(t, x, i, dim, at), vset(-along), wdy);
+            vf wdy = load_to(t, dy, i, dim, at) * load_to(t, w, i, dim, 0), value = load_to(t, x, i, dim, at);
+            vf g = vfma(value, vset(-along), wdy);
             store_to(t, dx, i, dim, at, vfma(g, vset(r), load_to(t, dx, i, dim, at)));
+            if (y) store_normalised(t, y, i, dim, at, value, r, w);
         }
     }
 }
 static void rmsnorm_backward(DType dtype, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                             int64_t begin, int64_t end, int32_t dim) {
-    BY_DTYPE(rmsnorm_backward_rows(t, dy, x, w, rstd, dx, begin, end, dim));
+                             void *y, int64_t begin, int64_t end, int32_t dim) {
+    BY_DTYPE(rmsnorm_backward_rows(t, dy, x, w, rstd, dx, y, begin, end, dim));
 }
 
 ALWAYS_INLINE void rope_rows(DType t, void *x, const int32_t *position, const float *cos, const float *sin,
@@ -89,29 +94,34 @@ static void rope(DType dtype, void *x, const int32_t *position, const float *cos
     BY_DTYPE(rope_rows(t, x, position, cos, sin, begin, end, heads, head_dim, sign));
 }
 
-ALWAYS_INLINE void swiglu_span(DType t, const void *gate, const void *up, void *act, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += VL) {
-        vf g = load_to(t, gate, i, end, 0);
-        store_to(t, act, i, end, 0, g * vsigmoid(g) * load_to(t, up, i, end, 0));
-    }
+ALWAYS_INLINE void swiglu_rows(DType t, const void *gate_up, void *act, int64_t begin, int64_t end, int32_t width) {
+    for (int64_t row = begin; row < end; row++)
+        for (int32_t i = 0; i < width; i += VL) {
+            const int64_t gate = row * 2 * width, up = gate + width;
+            vf g = load_to(t, gate_up, i, width, gate);
+            store_to(t, act, i, width, row * width, g * vsigmoid(g) * load_to(t, gate_up, i, width, up));
+        }
 }
-static void swiglu(DType dtype, const void *gate, const void *up, void *act, int64_t begin, int64_t end) {
-    BY_DTYPE(swiglu_span(t, gate, up, act, begin, end));
+static void swiglu(DType dtype, const void *gate_up, void *act, int64_t begin, int64_t end, int32_t width) {
+    BY_DTYPE(swiglu_rows(t, gate_up, act, begin, end, width));
 }
 
 // With s = sigmoid(g): d (g s) / dg = s (1 + g (1 - s)).
-ALWAYS_INLINE void swiglu_backward_span(DType t, const void *gate, const void *up, const void *dact, void *dgate,
-                                        void *dup, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += VL) {
-        vf g = load_to(t, gate, i, end, 0), u = load_to(t, up, i, end, 0), d = load_to(t, dact, i, end, 0);
-        vf s = vsigmoid(g);
-        store_to(t, dgate, i, end, 0, d * u * (s * vfma(g, vset(1.0f) - s, vset(1.0f))));
-        store_to(t, dup, i, end, 0, d * (g * s));
-    }
+ALWAYS_INLINE void swiglu_backward_rows(DType t, const void *gate_up, const void *dact, void *dgate_up, void *act,
+                                        int64_t begin, int64_t end, int32_t width) {
+    for (int64_t row = begin; row < end; row++)
+        for (int32_t i = 0; i < width; i += VL) {
+            const int64_t gate = row * 2 * width, up = gate + width, of_act = row * width;
+            vf g = load_to(t, gate_up, i, width, gate), u = load_to(t, gate_up, i, width, up);
+            vf d = load_to(t, dact, i, width, of_act), s = vsigmoid(g);
+            if (act) store_to(t, act, i, width, of_act, g * s * u);
+            store_to(t, dgate_up, i, width, gate, d * u * (s * vfma(g, vset(1.0f) - s, vset(1.0f))));
+            store_to(t, dgate_up, i, width, up, d * (g * s));
+        }
 }
-static void swiglu_backward(DType dtype, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
-                            int64_t begin, int64_t end) {
-    BY_DTYPE(swiglu_backward_span(t, gate, up, dact, dgate, dup, begin, end));
+static void swiglu_backward(DType dtype, const void *gate_up, const void *dact, void *dgate_up, void *act,
+                            int64_t begin, int64_t end, int32_t width) {
+    BY_DTYPE(swiglu_backward_rows(t, gate_up, dact, dgate_up, act, begin, end, width));
 }
 
 ALWAYS_INLINE void scale_span(DType t, const void *x, const float *factor, void *y, int64_t begin, int64_t end,

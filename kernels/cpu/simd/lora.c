@@ -23,7 +23,6 @@ typedef struct Layout {
     int32_t mask_words;        // 32-bit words of one token's mask
     float *a;                  // [rank, in], zero in the padding
     float *bt[LORA_GROUP_MAX]; // scale * B^T: [r, padded out], zero in the padding
-    float *dh;                 // [n, rank]
     float *h;                  // [n, rank], h widened and scaled
     uint32_t *mask;            // [count, n, mask_words], bit f % 32 of word f / 32: kept
     float *buffer;             // [threads, buffer_floats]
@@ -51,7 +50,6 @@ static size_t lora_layout(const LoraGroup *group, int32_t n, int threads, char *
     } while (0)
     CUT(l.a, (size_t)l.rank * l.in);
     for (int m = 0; m < group->count; m++) CUT(l.bt[m], (size_t)group->r * padded(group->module[m].out));
-    CUT(l.dh, (size_t)n * l.rank);
     CUT(l.h, (size_t)n * l.rank);
     CUT(l.mask, (size_t)group->count * n * l.mask_words);
     CUT(l.buffer, threads * l.buffer_floats);
@@ -215,10 +213,10 @@ static void combine_rows(const float *coefficient, int32_t coefficient_ld, int32
 }
 
 // sum[j][f] = sum over all n tokens of coefficient[t][j] * row_t[first + f], f < OUTER_WIDTH, with row_t of rows T[n,
-// width], masked when mask is given. `tile` is OUTER_TOKENS rows of OUTER_WIDTH.
-static void outer_tile(const void *rows, int32_t width, DType dtype, const uint32_t *mask, int32_t mask_words,
-                       const float *coefficient, int32_t coefficient_ld, int32_t r, int32_t n, int32_t first,
-                       float *tile, float *sum) {
+// width], ld apart, masked when mask is given. `tile` is OUTER_TOKENS rows of OUTER_WIDTH.
+static void outer_tile(const void *rows, int32_t width, int32_t ld, DType dtype, const uint32_t *mask,
+                       int32_t mask_words, const float *coefficient, int32_t coefficient_ld, int32_t r, int32_t n,
+                       int32_t first, float *tile, float *sum) {
     int32_t valid = width - first < OUTER_WIDTH ? width - first : OUTER_WIDTH;
     memset(sum, 0, (size_t)r * OUTER_WIDTH * sizeof *sum);
     if (valid < OUTER_WIDTH) memset(tile, 0, (size_t)OUTER_TOKENS * OUTER_WIDTH * sizeof *tile);
@@ -226,7 +224,7 @@ static void outer_tile(const void *rows, int32_t width, DType dtype, const uint3
         int32_t tokens = n - begin < OUTER_TOKENS ? n - begin : OUTER_TOKENS;
         for (int32_t t = 0; t < tokens; t++) {
             float *row = tile + (size_t)t * OUTER_WIDTH;
-            load_row(rows, (size_t)(begin + t) * width + first, valid, dtype, row);
+            load_row(rows, (size_t)(begin + t) * ld + first, valid, dtype, row);
             if (mask) apply_mask(row, mask + (size_t)(begin + t) * mask_words + first / 32, OUTER_WIDTH);
         }
         const float *c = coefficient + (size_t)begin * coefficient_ld;
@@ -258,6 +256,13 @@ static void outer_tile(const void *rows, int32_t width, DType dtype, const uint3
     }
 }
 
+static void draw_masks(const LoraGroup *group, const Dropout *dropout, int32_t n, int threads, const Layout *l) {
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+    for (int m = 0; m < group->count; m++)
+        for (int32_t t = 0; t < n; t++)
+            draw_mask(dropout, t, group->module[m].id, l->in, l->mask + ((size_t)m * n + t) * l->mask_words);
+}
+
 // fp32 copies of A and scale * B^T; the masks too when dropout is on.
 static void prepare(const LoraGroup *group, const Dropout *dropout, bool masks, int32_t n, DType dtype, int threads,
                     const Layout *l) {
@@ -279,18 +284,15 @@ static void prepare(const LoraGroup *group, const Dropout *dropout, bool masks, 
                     l->bt[m][(size_t)j * width + o] =
                         o < module->out ? group->scale * load_one(module->b, (size_t)o * r + j, dtype) : 0.0f;
         }
-        if (masks)
-            for (int m = 0; m < group->count; m++)
-#pragma omp for schedule(static) nowait
-                for (int32_t t = 0; t < n; t++)
-                    draw_mask(dropout, t, group->module[m].id, l->in, l->mask + ((size_t)m * n + t) * l->mask_words);
     }
+    if (masks) draw_masks(group, dropout, n, threads, l);
 }
 
-// x's rows [first, first + tokens) as fp32, padded to whole vectors by zeros.
-static void load_rows(const void *x, int32_t first, int32_t tokens, int32_t width, int32_t ld, DType dtype, float *to) {
+// x's rows [first, first + tokens), x_ld apart, as fp32, padded to whole vectors by zeros.
+static void load_rows(const void *x, int32_t x_ld, int32_t first, int32_t tokens, int32_t width, int32_t ld,
+                      DType dtype, float *to) {
     for (int32_t t = 0; t < tokens; t++) {
-        load_row(x, (size_t)(first + t) * width, width, dtype, to + (size_t)t * ld);
+        load_row(x, (size_t)(first + t) * x_ld, width, dtype, to + (size_t)t * ld);
         memset(to + (size_t)t * ld + width, 0, (size_t)(padded(width) - width) * sizeof *to);
     }
 }
@@ -354,7 +356,7 @@ static void lora_few(const LoraGroup *group, const void *x, void *h, void *const
         float *buffer = l->buffer + (size_t)omp_get_thread_num() * l->buffer_floats;
         for (int32_t first = 0; first < n; first += TOKENS) {
             int32_t tokens = rows_from(n, first);
-            load_rows(x, first, tokens, group->in, l->in, dtype, buffer);
+            load_rows(x, group->in, first, tokens, group->in, l->in, dtype, buffer);
 #pragma omp for schedule(static) nowait
             for (int32_t j = 0; j < l->rank; j++) {
                 float sum[TOKENS];
@@ -382,7 +384,7 @@ static void lora_few(const LoraGroup *group, const void *x, void *h, void *const
                 combine_rows(l->h + (size_t)first * l->rank + m * r, l->rank, tokens, bt, r, OUTER_WIDTH, add,
                              OUTER_WIDTH, false);
                 for (int32_t t = 0; t < tokens; t++)
-                    add_row(y[m], (size_t)(first + t) * module->out + o, width, dtype, add + t * OUTER_WIDTH);
+                    add_row(y[m], (size_t)(first + t) * module->ld + o, width, dtype, add + t * OUTER_WIDTH);
             }
         }
     }
@@ -404,11 +406,11 @@ void SIMD_NAME(lora)(const LoraGroup *group, const Dropout *dropout, const void 
               *sums = rows + (size_t)TOKENS * l.widest;
         int32_t tokens = rows_from(n, first);
         if (!masks) {
-            load_rows(x, first, tokens, group->in, l.in, dtype, rows);
+            load_rows(x, group->in, first, tokens, group->in, l.in, dtype, rows);
             dot_rows(rows, tokens, l.a, l.rank, l.in, l.in, sums, l.rank);
         } else {
             for (int m = 0; m < group->count; m++) {
-                load_rows(x, first, tokens, group->in, l.in, dtype, rows);
+                load_rows(x, group->in, first, tokens, group->in, l.in, dtype, rows);
                 for (int32_t t = 0; t < tokens; t++)
                     apply_mask(rows + (size_t)t * l.in, l.mask + ((size_t)m * n + first + t) * l.mask_words, l.in);
                 dot_rows(rows, tokens, l.a + (size_t)m * group->r * l.in, group->r, l.in, l.in, sums + m * group->r,
@@ -424,14 +426,14 @@ void SIMD_NAME(lora)(const LoraGroup *group, const Dropout *dropout, const void 
             int32_t out = group->module[m].out;
             combine_rows(sums + m * group->r, l.rank, tokens, l.bt[m], group->r, padded(out), rows, padded(out), false);
             for (int32_t t = 0; t < tokens; t++)
-                add_row(y[m], (size_t)(first + t) * out, out, dtype, rows + (size_t)t * padded(out));
+                add_row(y[m], (size_t)(first + t) * group->module[m].ld, out, dtype, rows + (size_t)t * padded(out));
         }
     }
 }
 
 // With u = dropout(x), h = u A^T, y += s h B^T:  dB += s dy^T h,  dh = s dy B,  dA += dh^T u,  dx += mask/(1-p) dh A.
-void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
-                              const void *const *dy, void *dx, int32_t n, DType dtype, int threads, void *scratch) {
+void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, const void *const *dy, float *dh_rows,
+                              void *dx, int32_t n, DType dtype, int threads, void *scratch) {
     Layout l;
     lora_layout(group, n, threads, scratch, &l);
     bool masks = dropout && dropout->p > 0;
@@ -441,16 +443,13 @@ void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, co
     for (int32_t first = 0; first < n; first += TOKENS) {
         float *rows = l.buffer + (size_t)omp_get_thread_num() * l.buffer_floats, *part = rows + l.widest;
         int32_t tokens = rows_from(n, first);
-        float *dh = l.dh + (size_t)first * l.rank;
+        float *dh = dh_rows + (size_t)first * l.rank;
         for (int m = 0; m < group->count; m++) {
             int32_t out = group->module[m].out;
-            load_rows(dy[m], first, tokens, out, padded(out), dtype, rows);
+            load_rows(dy[m], group->module[m].ld, first, tokens, out, padded(out), dtype, rows);
             dot_rows(rows, tokens, l.bt[m], r, padded(out), padded(out), dh + m * r, l.rank);
         }
-        for (int32_t i = 0; i < tokens * l.rank; i++) {
-            dh[i] *= keep_scale(dropout, masks, first + i / l.rank);
-            l.h[(size_t)first * l.rank + i] = group->scale * load_one(h, (size_t)first * l.rank + i, dtype);
-        }
+        for (int32_t i = 0; i < tokens * l.rank; i++) dh[i] *= keep_scale(dropout, masks, first + i / l.rank);
         if (!dx) continue;
         if (!masks) {
             combine_rows(dh, l.rank, tokens, l.a, l.rank, l.in, rows, l.in, false);
@@ -470,8 +469,21 @@ void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, co
             }
         }
     }
+}
 
-    // The sums over tokens, cut by features: every thread sums its features over all tokens in order.
+// The sums over tokens, cut by features: every thread sums its features over all tokens in order.
+void SIMD_NAME(lora_weight_backward)(const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
+                                     const void *const *dy, const float *dh, int32_t n, DType dtype, int threads,
+                                     void *scratch) {
+    Layout l;
+    lora_layout(group, n, threads, scratch, &l);
+    bool masks = dropout && dropout->p > 0;
+    int32_t r = group->r;
+    if (masks) draw_masks(group, dropout, n, threads, &l);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int32_t t = 0; t < n; t++)
+        for (int32_t j = 0; j < l.rank; j++)
+            l.h[(size_t)t * l.rank + j] = group->scale * load_one(h, (size_t)t * l.rank + j, dtype);
     int32_t tiles_in = l.in / OUTER_WIDTH, tiles_out = 0;
     for (int m = 0; m < group->count; m++) tiles_out += padded(group->module[m].out) / OUTER_WIDTH;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
@@ -481,8 +493,8 @@ void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, co
         if (i < group->count * tiles_in) {
             int m = i / tiles_in;
             int32_t first = i % tiles_in * OUTER_WIDTH;
-            outer_tile(x, group->in, dtype, masks ? l.mask + (size_t)m * n * l.mask_words : NULL, l.mask_words,
-                       l.dh + m * r, l.rank, r, n, first, tile, sum);
+            outer_tile(x, group->in, group->in, dtype, masks ? l.mask + (size_t)m * n * l.mask_words : NULL,
+                       l.mask_words, dh + m * r, l.rank, r, n, first, tile, sum);
             for (int32_t j = 0; j < r; j++)
                 for (int32_t f = 0; f < OUTER_WIDTH && first + f < group->in; f++)
                     group->module[m].da[(size_t)j * group->in + first + f] += sum[j * OUTER_WIDTH + f];
@@ -493,7 +505,7 @@ void SIMD_NAME(lora_backward)(const LoraGroup *group, const Dropout *dropout, co
                 tile_index -= padded(group->module[m++].out) / OUTER_WIDTH;
             const LoraModule *module = &group->module[m];
             int32_t first = tile_index * OUTER_WIDTH;
-            outer_tile(dy[m], module->out, dtype, NULL, 0, l.h + m * r, l.rank, r, n, first, tile, sum);
+            outer_tile(dy[m], module->out, module->ld, dtype, NULL, 0, l.h + m * r, l.rank, r, n, first, tile, sum);
             for (int32_t f = 0; f < OUTER_WIDTH && first + f < module->out; f++)
                 for (int32_t j = 0; j < r; j++) module->db[(size_t)(first + f) * r + j] += sum[j * OUTER_WIDTH + f];
         }

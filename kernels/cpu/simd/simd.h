@@ -25,12 +25,12 @@ typedef struct SimdOps {
     void (*rmsnorm)(DType t, const void *x, const void *delta, const void *w, float eps, void *sum, void *y,
                     float *rstd, int64_t begin, int64_t end, int32_t dim);
     void (*rmsnorm_backward)(DType t, const void *dy, const void *x, const void *w, const float *rstd, void *dx,
-                             int64_t begin, int64_t end, int32_t dim);
+                             void *y, int64_t begin, int64_t end, int32_t dim);
     void (*rope)(DType t, void *x, const int32_t *position, const float *cos, const float *sin, int64_t begin,
                  int64_t end, int32_t heads, int32_t head_dim, int sign);
-    void (*swiglu)(DType t, const void *gate, const void *up, void *act, int64_t begin, int64_t end);
-    void (*swiglu_backward)(DType t, const void *gate, const void *up, const void *dact, void *dgate, void *dup,
-                            int64_t begin, int64_t end);
+    void (*swiglu)(DType t, const void *gate_up, void *act, int64_t begin, int64_t end, int32_t width);
+    void (*swiglu_backward)(DType t, const void *gate_up, const void *dact, void *dgate_up, void *act, int64_t begin,
+                            int64_t end, int32_t width);
     void (*scale_rows)(DType t, const void *x, const float *factor, void *y, int64_t begin, int64_t end, int32_t dim);
     void (*scale_add)(DType t, const void *x, float factor, const void *base, void *y, int64_t begin, int64_t end);
     void (*cast)(DType t, const float *from, void *to, int64_t begin, int64_t end);

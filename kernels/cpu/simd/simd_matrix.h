@@ -17,12 +17,15 @@ typedef struct MatrixOps {
     // bf16 packed from z's start; else z's contents are lost.
     HeadRow (*head_row)(float *z, int32_t vocab, int32_t target, bool gradient, DType gradient_type);
 
-    // kernels/backend.h's lora and lora_backward for n > 0; scratch of lora_scratch() bytes.
+    // kernels/backend.h's ops of the same name for n > 0, dh in fp32; scratch of lora_scratch() bytes.
     size_t (*lora_scratch)(const LoraGroup *group, int32_t n, int threads);
     void (*lora)(const LoraGroup *group, const Dropout *dropout, const void *x, void *h, void *const *y, int32_t n,
                  DType dtype, int threads, void *scratch);
-    void (*lora_backward)(const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
-                          const void *const *dy, void *dx, int32_t n, DType dtype, int threads, void *scratch);
+    void (*lora_backward)(const LoraGroup *group, const Dropout *dropout, const void *const *dy, float *dh, void *dx,
+                          int32_t n, DType dtype, int threads, void *scratch);
+    void (*lora_weight_backward)(const LoraGroup *group, const Dropout *dropout, const void *x, const void *h,
+                                 const void *const *dy, const float *dh, int32_t n, DType dtype, int threads,
+                                 void *scratch);
 } MatrixOps;
 
 extern const MatrixOps matrix_ops_avx2, matrix_ops_avx512;

@@ -92,4 +92,5 @@ const MatrixOps SIMD_NAME(matrix_ops) = {
     .lora_scratch = SIMD_NAME(lora_scratch),
     .lora = SIMD_NAME(lora),
     .lora_backward = SIMD_NAME(lora_backward),
+    .lora_weight_backward = SIMD_NAME(lora_weight_backward),
 };

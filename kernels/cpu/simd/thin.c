@@ -137,7 +137,7 @@ ALWAYS_INLINE void tile(DType t, int rows, bool ahead, const ThinCall *c, int32_
         }
     }
     const int count = end - o < OUTPUTS ? end - o : OUTPUTS;
-    const size_t y_size = dtype_size(c->y_type), row_bytes = (size_t)c->out * y_size;
+    const size_t y_size = dtype_size(c->y_type), row_bytes = (size_t)c->ldy * y_size;
     char *y = (char *)c->y + (size_t)row * row_bytes + (size_t)o * y_size;
     __m128 bias =
         c->bias ? load_outputs(c->y_type, (const char *)c->bias + (size_t)o * y_size, count) : _mm_setzero_ps();

@@ -6,8 +6,8 @@
 // y = x W^T + bias; x T[n, in], W T[out, in], T being `type`; y and bias of y_type, bias may be NULL. in > 0.
 typedef struct ThinCall {
     const void *w, *x, *bias;
-    void *y; // row i at element i * out
-    int32_t n, in, out;
+    void *y; // row i at element i * ldy
+    int32_t n, in, out, ldy;
     DType type, y_type;
 } ThinCall;
 
