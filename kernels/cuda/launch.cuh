@@ -55,3 +55,18 @@ static __device__ inline float warp_max(float x) {
     for (int other = WARP / 2; other > 0; other /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, other));
     return x;
 }
+
+// N elements that are moved at once.
+template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack { T v[N]; };
+
+// Runs `body` with T the type that `dtype` names.
+#define BY_DTYPE(dtype, body)                                                                                          \
+    do {                                                                                                               \
+        if ((dtype) == DTYPE_BF16) {                                                                                   \
+            typedef __nv_bfloat16 T;                                                                                   \
+            body;                                                                                                      \
+        } else {                                                                                                       \
+            typedef float T;                                                                                           \
+            body;                                                                                                      \
+        }                                                                                                              \
+    } while (0)

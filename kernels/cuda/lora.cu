@@ -20,9 +20,6 @@ enum {
     DROPOUT_STREAM = 4, // RNG_DROPOUT of src/base/rng.h
 };
 
-// N elements that are moved at once.
-template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack { T v[N]; };
-
 // Whether T is multiplied by tensor cores: then four lanes share a sum's terms. Else a lane has them all.
 template <typename T> constexpr bool tensor = sizeof(T) == 2;
 template <typename T> constexpr int lanes_of_sum = tensor<T> ? 4 : 1;
@@ -461,17 +458,6 @@ static bool rank_is_whole(const LoraGroup *group, const void *low, DType dtype) 
     for (int m = 0; m < group->count; m++) whole = whole && is_whole(group->module[m].b, group->r, dtype, bytes);
     return whole;
 }
-
-#define BY_DTYPE(dtype, body)                                                                                          \
-    do {                                                                                                               \
-        if ((dtype) == DTYPE_BF16) {                                                                                   \
-            typedef __nv_bfloat16 T;                                                                                   \
-            body;                                                                                                      \
-        } else {                                                                                                       \
-            typedef float T;                                                                                           \
-            body;                                                                                                      \
-        }                                                                                                              \
-    } while (0)
 
 cudaError_t lora_low(DType dtype, const LoraGroup *group, const LoraMask *mask, const void *x, void *h, int32_t n,
                      cudaStream_t stream) {

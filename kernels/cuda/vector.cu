@@ -13,8 +13,6 @@ enum {
     HELD_BACKWARD = 6,
 };
 
-// N elements that are moved at once.
-template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack { T v[N]; };
 template <typename T> constexpr int wide() {
     return 16 / (int)sizeof(T);
 }
@@ -38,17 +36,6 @@ static __device__ inline size_t thread_index() {
             LAUNCH((kernel<T, wide<T>()>), blocks_of((packs) / wide<T>()), THREADS, stream, __VA_ARGS__);              \
         else                                                                                                           \
             LAUNCH((kernel<T, 1>), blocks_of(packs), THREADS, stream, __VA_ARGS__);                                    \
-    } while (0)
-
-#define BY_DTYPE(dtype, body)                                                                                          \
-    do {                                                                                                               \
-        if ((dtype) == DTYPE_BF16) {                                                                                   \
-            typedef __nv_bfloat16 T;                                                                                   \
-            body;                                                                                                      \
-        } else {                                                                                                       \
-            typedef float T;                                                                                           \
-            body;                                                                                                      \
-        }                                                                                                              \
     } while (0)
 
 // --- rows that are copied ---
