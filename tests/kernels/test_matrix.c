@@ -788,16 +788,17 @@ static Values products(LoraTest *t, const Linear *layer, int32_t n) {
     CHECK(backend->upload(device, t->device_da, t->da, na * sizeof(float)));
     CHECK(backend->upload(device, t->device_db[0], t->db[0], nb * sizeof(float)));
     CHECK(backend->lora(device, &t->group, &t->dropout, t->device_x, t->device_h, t->device_y, n));
-    CHECK(backend->lora_backward(device, &t->group, &t->dropout, t->device_x, t->device_h,
-                                 (const void *const *)t->device_dy, dx, n));
+    const void *const *dys = (const void *const *)t->device_dy;
+    CHECK(backend->lora_backward(device, &t->group, &t->dropout, dys, t->device_dh, dx, n));
+    CHECK(backend->lora_weight_backward(device, &t->group, &t->dropout, t->device_x, t->device_h, dys, t->device_dh, n));
     append(&out, ops_values(ops, y, ny), ny);
     append(&out, ops_values(ops, dx, nx), nx);
     append(&out, ops_floats(ops, t->device_da, na), na);
     append(&out, ops_floats(ops, t->device_db[0], nb), nb);
-    CHECK(backend->linear(device, layer, t->device_x, y, n));
+    CHECK(backend->linear(device, layer, 1, t->device_x, y, n));
     append(&out, ops_values(ops, y, ny), ny);
     for (int accumulate = 0; accumulate < 2; accumulate++) {
-        CHECK(backend->linear_backward(device, layer, dy, dx, n, accumulate));
+        CHECK(backend->linear_backward(device, layer, 1, dy, dx, n, accumulate));
         append(&out, ops_values(ops, dx, nx), nx);
     }
     return out;
