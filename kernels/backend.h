@@ -1,5 +1,4 @@
-// The op table: everything the model computes, over device buffers, one table a device. Read this before
-// src/model/model.c.
+// The op table: everything the model computes, over device buffers, one table a device. Read this before src/model.
 //
 // Shapes are row-major. `n` counts tokens (rows). dtype T is the device's working type (DeviceOptions.dtype): weights
 // and activations are T; every sum, softmax, norm and log-probability is computed in fp32. A gradient is `d` + name.

@@ -6,7 +6,7 @@
 #include "comm/comm.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
-#include "src/model/model.h"
+#include "src/model/decode.h"
 
 #include <errno.h>
 #include <limits.h>

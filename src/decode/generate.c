@@ -8,6 +8,7 @@
 #include "src/base/rng.h"
 #include "src/decode/draw.h"
 #include "src/decode/kv_cache.h"
+#include "src/model/decode.h"
 
 #include <omp.h>
 #include <stdlib.h>

@@ -81,6 +81,11 @@ const ArchTensor *arch_tensor(const ModelConfig *config, ArchRole role) {
     return NULL;
 }
 
+int64_t arch_rows(const ModelConfig *config, ArchRole role) {
+    const ArchTensor *row = arch_tensor(config, role);
+    return row == NULL ? 0 : arch_size(config, row->rows);
+}
+
 // --- the tensors of the files ---------------------------------------------------------------------------------------
 
 static bool is_there(const ModelConfig *c, ArchWhen when) {

@@ -1,7 +1,7 @@
 // The architectures as tables: for each family one row a tensor, which says its name in the files, what it is to the
 // model, its shape, whether it has a bias and which LoRA group it is of. Loading, byte counts, adapters, PEFT's names,
 // merging and the roofline read these rows; nothing else knows a tensor's name. What is computed with the tensors is
-// src/model/model.c's; which of them a model has by its config.json, io/model_config.h's.
+// src/model/layer.h's; which of them a model has by its config.json, io/model_config.h's.
 #pragma once
 #include "io/model_config.h"
 #include "src/base/adapter.h"
@@ -72,6 +72,8 @@ const Arch *arch_of(const ModelConfig *config);
 int64_t arch_size(const ModelConfig *config, ArchSize size);
 // The row of a role; NULL: the family has none.
 const ArchTensor *arch_tensor(const ModelConfig *config, ArchRole role);
+// Its rows: features of one norm, outputs of a linear layer; 0: the family has none.
+int64_t arch_rows(const ModelConfig *config, ArchRole role);
 
 // One tensor of a model's files.
 #define ARCH_NAME_MAX 96

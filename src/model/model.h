@@ -1,12 +1,7 @@
 // A Llama, or a model of its kind (docs/models.md), with LoRA adapters on one device: forward and backward over
-// micro-batches, and decoding. Written once for all devices: it calls only the op table (kernels/backend.h). What is
-// computed is what transformers computes.
+// micro-batches. Written once for all devices: it calls only the op table (kernels/backend.h). What is computed is what
+// transformers computes. Decoding is src/model/decode.h's.
 #pragma once
-#include "io/checkpoint.h"
-#include "io/config.h"
-#include "io/model_config.h"
-#include "io/safetensors.h"
-#include "src/data/batch.h"
 #include "src/data/batch.h"
 #include "src/model/arch.h"
 
@@ -81,16 +76,3 @@ Status model_forward(Model *model, const MicroBatch *batch, const Pass *pass, co
 // model_forward must have been of this batch, with keep.
 Status model_backward(Model *model, const MicroBatch *batch, const Pass *pass, const float *dlogp);
 Status model_zero_gradient(Model *model);
-
-// --- decoding -------------------------------------------------------------------------------------------------------
-
-// A key/value cache of `capacity` token rows per layer. One at a time.
-Status model_decode_open(Model *model, int32_t capacity, int32_t max_rows);
-void model_decode_close(Model *model);
-// Copies `count` rows of the cache, all layers, from row `from` on to row `to` on; they do not overlap.
-Status model_decode_copy(Model *model, int32_t from, int32_t to, int32_t count);
-// Runs `n` tokens: row i is tokens[i] at position[i]; its keys and values go to cache row place[i]; query i sees
-// queries[] over segments[] of the cache. logits host fp32[n, vocab], or NULL to fill the cache only.
-Status model_decode(Model *model, const int32_t *tokens, const int32_t *position, const int32_t *place, int32_t n,
-                    const Segment *segments, int32_t segment_count, const QueryRange *queries, int32_t query_count,
-                    bool adapters, float *logits);

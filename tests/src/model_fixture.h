@@ -2,7 +2,6 @@
 #pragma once
 #include "comm/comm.h"
 #include "io/peft.h"
-#include "src/model/model.h"
 #include "src/base/names.h"
 #include "src/model/model.h"
 #include "tests/kernels/ops.h" // CHECK, expect_close
