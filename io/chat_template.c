@@ -199,10 +199,10 @@ static const char *config_template(const json_t *config) {
     size_t index;
     json_t *entry;
     json_array_foreach(value, index, entry) {
-        const char *name = json_string_value(json_object_get(entry, "name"));
-        if (name != NULL && strcmp(name, "default") == 0) return json_string_value(json_object_get(entry, "template"));
+        const char *name = json_text(json_object_get(entry, "name"));
+        if (name != NULL && strcmp(name, "default") == 0) return json_text(json_object_get(entry, "template"));
     }
-    return json_string_value(value);
+    return json_text(value);
 }
 
 static Status recognise_in(const char *path, const char *text, ChatTemplate *out) {

@@ -2,6 +2,8 @@
 // means for training (tokens, pairs, lengths) is left to src/dataset.
 #include "io/jsonl.h"
 
+#include "io/json_file.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -115,7 +117,7 @@ static const char *value_text(const json_t *value, char text[VALUE_TEXT_MAX]) {
         snprintf(text, VALUE_TEXT_MAX, "%g", json_number_value(value));
         return text;
     }
-    char *dump = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
+    char *dump = json_foreign_dump(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
     if (dump == NULL) return "something else";
     size_t bytes = strlen(dump);
     snprintf(text, VALUE_TEXT_MAX, "%.*s%s", VALUE_TEXT_MAX - 4, dump, bytes > VALUE_TEXT_MAX - 4 ? "..." : "");
@@ -131,16 +133,13 @@ static Status parse_line(const JsonlFile *file, int64_t index, const Place *plac
     if (bytes > LINE_BYTES_MAX)
         return ROW_ERROR(place, "the line is longer than %zu MiB; split it", LINE_BYTES_MAX >> 20);
     json_error_t error;
-    // Integers are read as reals so that a large id in a field of no concern is no error.
-    json_t *row = json_loadb(line, bytes, JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, &error);
+    json_t *row = json_foreign_load(line, bytes, JSON_DECODE_ANY, &error);
     if (row == NULL) {
         switch (json_error_code(&error)) {
         case json_error_out_of_memory:
             return no_memory(place->path);
         case json_error_invalid_utf8:
             return ROW_ERROR(place, "invalid UTF-8 in column %d; save the file as UTF-8", error.column);
-        case json_error_null_character:
-            return ROW_ERROR(place, "a text holds the character \\u0000; remove it");
         default:
             return ROW_ERROR(place, "broken JSON in column %d: %s; write one object a line", error.column, error.text);
         }
@@ -161,35 +160,38 @@ static json_t *field(const json_t *row, const char *name) {
     return json_is_null(value) ? NULL : value;
 }
 
+static Status copy_text(const json_t *value, const Place *place, char **out) {
+    const char *text = json_text(value);
+    if (text == NULL) return ROW_ERROR(place, "a text holds the character \\u0000; remove it");
+    *out = strdup(text);
+    return *out == NULL ? no_memory(place->path) : STATUS_OK;
+}
+
 static Status read_message(const json_t *value, const Place *place, const char *name, size_t index, Message *out) {
     char text[VALUE_TEXT_MAX];
-    const char *const keys[2] = {"role", "content"};
-    char **const to[2] = {&out->role, &out->content};
     if (!json_is_object(value))
         return ROW_ERROR(place, "message %zu of \"%s\" must be {\"role\", \"content\"}; got %s", index + 1, name,
                          value_text(value, text));
-    for (int i = 0; i < 2; i++) {
-        const json_t *part = json_object_get(value, keys[i]);
-        if (part == NULL)
-            return ROW_ERROR(place, "message %zu of \"%s\" has no \"%s\"; a message is {\"role\", \"content\"}",
-                             index + 1, name, keys[i]);
-        if (!json_is_string(part))
-            return ROW_ERROR(place, "\"%s\" in message %zu of \"%s\" must be text; got %s", keys[i], index + 1, name,
-                             value_text(part, text));
-        *to[i] = strdup(json_string_value(part));
-        if (*to[i] == NULL) return no_memory(place->path);
-    }
-    return STATUS_OK;
+    const json_t *role = json_object_get(value, "role"), *content = json_object_get(value, "content");
+    if (role == NULL || content == NULL)
+        return ROW_ERROR(place, "message %zu of \"%s\" has no \"%s\"; a message is {\"role\", \"content\"}", index + 1,
+                         name, role == NULL ? "role" : "content");
+    if (!json_is_string(role))
+        return ROW_ERROR(place, "\"role\" in message %zu of \"%s\" must be text; got %s", index + 1, name,
+                         value_text(role, text));
+    TRY(copy_text(role, place, &out->role));
+    if (json_is_string(content)) return copy_text(content, place, &out->content);
+    if (!message_content(content, &out->content))
+        return ROW_ERROR(place, "\"content\" in message %zu of \"%s\" must be " MESSAGE_CONTENT_FORMS "; got %s",
+                         index + 1, name, value_text(content, text));
+    return out->content == NULL ? no_memory(place->path) : STATUS_OK;
 }
 
 static Status read_text_or_messages(const json_t *row, const Place *place, const char *name, const char *forms,
                                     TextOrMessages *out) {
     const json_t *value = field(row, name);
     if (value == NULL) return ROW_ERROR(place, "missing \"%s\"; %s", name, forms);
-    if (json_is_string(value)) {
-        out->text = strdup(json_string_value(value));
-        return out->text == NULL ? no_memory(place->path) : STATUS_OK;
-    }
+    if (json_is_string(value)) return copy_text(value, place, &out->text);
     if (!json_is_array(value)) {
         char text[VALUE_TEXT_MAX];
         return ROW_ERROR(place, "\"%s\" must be text or a list of messages; got %s", name, value_text(value, text));

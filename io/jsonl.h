@@ -1,13 +1,10 @@
 // Dataset rows from a JSONL file (one object a line), memory-mapped and indexed by line, so that ranks and threads can
 // read any line on their own.
 #pragma once
+#include "io/message.h"
 #include "src/base/status.h"
 #include <stddef.h>
 #include <stdint.h>
-
-typedef struct Message {
-    char *role, *content; // UTF-8, may hold any character but NUL
-} Message;
 
 // A prompt or a completion: plain text, or messages for the chat template.
 typedef struct TextOrMessages {
@@ -39,7 +36,7 @@ void jsonl_close(JsonlFile *file);
 
 // Parses and checks one row (index in [0, line_count)). STATUS_DATA with "FILE:LINE: what; what to do": broken JSON,
 // missing or mistyped field, empty completion, label that is neither boolean nor 0/1, weight <= 0, invalid UTF-8, NUL
-// in text. Free with jsonl_row_free, also after an error. Thread-safe.
+// in a text that is used. Free with jsonl_row_free, also after an error. Thread-safe.
 Status jsonl_row(const JsonlFile *file, int64_t index, JsonlRow *out);
 // A line of a prompts file: only {"prompt": str or messages} is required, the rest ignored.
 Status jsonl_prompt(const JsonlFile *file, int64_t index, TextOrMessages *out);

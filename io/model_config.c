@@ -75,7 +75,7 @@ static Status read_bool(const Reader *in, const char *key, bool *out) {
 
 // Mistral's arithmetic is Llama's as long as its attention has no window.
 static Status check_family(const Reader *in) {
-    const char *type = json_string_value(json_object_get(in->root, "model_type"));
+    const char *type = json_text(json_object_get(in->root, "model_type"));
     if (type == NULL)
         return error_set(STATUS_DATA, "%s: key model_type is missing; supported are \"llama\" and \"mistral\"",
                          in->path);
@@ -84,7 +84,7 @@ static Status check_family(const Reader *in) {
         return error_set(STATUS_DATA, "%s: model_type \"%s\" is not supported; supported are \"llama\" and \"mistral\"",
                          in->path, type);
     const json_t *architectures = value_of(in->root, "architectures");
-    const char *architecture = json_string_value(json_array_get(architectures, 0));
+    const char *architecture = json_text(json_array_get(architectures, 0));
     const char *wanted = mistral ? "MistralForCausalLM" : "LlamaForCausalLM";
     if (architectures != NULL && (architecture == NULL || strcmp(architecture, wanted) != 0))
         return error_set(STATUS_DATA, "%s: architectures names \"%s\"; supported is \"%s\"", in->path,
@@ -100,7 +100,7 @@ static Status check_family(const Reader *in) {
 
 // Things of other members of the family that would change the numbers silently.
 static Status check_unsupported(const Reader *in) {
-    const char *act = json_string_value(json_object_get(in->root, "hidden_act"));
+    const char *act = json_text(json_object_get(in->root, "hidden_act"));
     if (value_of(in->root, "hidden_act") != NULL && (act == NULL || strcmp(act, "silu") != 0))
         return error_set(STATUS_DATA, "%s: hidden_act \"%s\" is not supported; supported is \"silu\"", in->path,
                          act == NULL ? "" : act);
@@ -134,7 +134,7 @@ static Status read_rope(const Reader *in, ModelConfig *out) {
 
     const json_t *type_value = value_of(scaling, "rope_type");
     if (type_value == NULL) type_value = value_of(scaling, "type");
-    const char *type = type_value == NULL ? "default" : json_string_value(type_value);
+    const char *type = type_value == NULL ? "default" : json_text(type_value);
     if (type == NULL) return error_set(STATUS_DATA, "%s: %s: rope_type must be a string", in->path, key);
     if (strcmp(type, "default") == 0) return STATUS_OK;
     if (strcmp(type, "llama3") != 0)
@@ -205,7 +205,7 @@ static bool set_dtype(json_t *root, const char *dtype) {
     static const char *const keys[] = {"torch_dtype", "dtype"};
     bool found = false, right = true;
     for (int i = 0; i < 2; i++) {
-        const char *value = json_string_value(value_of(root, keys[i]));
+        const char *value = json_text(value_of(root, keys[i]));
         if (value == NULL) continue;
         found = true;
         if (strcmp(value, dtype) == 0) continue;

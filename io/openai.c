@@ -1,6 +1,8 @@
 // See openai.h.
 #include "io/openai.h"
 
+#include "io/json_file.h"
+
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -61,10 +63,10 @@ static void read_whole(Reader *reader, const char *key, int64_t low, int64_t hig
         *out = json_integer_value(value);
 }
 
-// jansson has checked that strings are UTF-8 without NUL.
-static char *copy(Reader *reader, const json_t *text) {
-    char *out = strdup(json_string_value(text));
-    if (out == NULL) refuse(reader, "", "out of memory");
+static char *copy(Reader *reader, const json_t *value) {
+    const char *text = json_text(value);
+    char *out = text == NULL ? NULL : strdup(text);
+    if (out == NULL) refuse(reader, "", text == NULL ? "a text holds the character \\u0000" : "out of memory");
     return out;
 }
 
@@ -107,29 +109,6 @@ static void read_stops(Reader *reader, OpenAiRequest *out) {
     }
 }
 
-// A message's content: text, or a list of parts of which each is text.
-static char *read_content(Reader *reader, const json_t *content) {
-    if (json_is_string(content)) return copy(reader, content);
-    char *all = NULL;
-    size_t size = 0;
-    FILE *to = json_is_array(content) ? open_memstream(&all, &size) : NULL;
-    if (to == NULL) {
-        refuse(reader, "messages", "must have a text as content");
-        return NULL;
-    }
-    size_t i;
-    const json_t *part;
-    json_array_foreach(content, i, part) {
-        const json_t *text = json_object_get(part, "text"), *type = json_object_get(part, "type");
-        if (!json_is_string(text) || !json_is_string(type) || strcmp(json_string_value(type), "text") != 0)
-            refuse(reader, "messages", "may have parts of type text only");
-        else
-            fputs(json_string_value(text), to);
-    }
-    if (fclose(to) != 0) refuse(reader, "", "out of memory");
-    return all;
-}
-
 static void read_messages(Reader *reader, OpenAiRequest *out) {
     const json_t *messages = field(reader, "messages");
     const size_t count = json_array_size(messages);
@@ -148,7 +127,10 @@ static void read_messages(Reader *reader, OpenAiRequest *out) {
         Message *to = &out->messages[out->message_count++];
         // What newer clients call the system message.
         to->role = strcmp(json_string_value(role), "developer") == 0 ? strdup("system") : copy(reader, role);
-        to->content = read_content(reader, json_object_get(message, "content"));
+        if (!message_content(json_object_get(message, "content"), &to->content))
+            refuse(reader, "messages", "must have as content " MESSAGE_CONTENT_FORMS);
+        else if (to->content == NULL)
+            refuse(reader, "", "out of memory");
     }
 }
 
@@ -195,7 +177,8 @@ static void read_fields(Reader *reader, OpenAiRequest *out) {
 
 bool openai_parse(const char *body, size_t size, bool chat, OpenAiRequest *out, char error[256], char param[64]) {
     json_error_t broken;
-    Reader reader = {.root = json_loadb(body, size, JSON_REJECT_DUPLICATES, &broken), .error = error, .param = param};
+    Reader reader = {
+        .root = json_foreign_load(body, size, JSON_REJECT_DUPLICATES, &broken), .error = error, .param = param};
     error[0] = param[0] = '\0';
     out->chat = chat;
     if (reader.root == NULL) {

@@ -109,47 +109,50 @@ static Status check_keys(const char *path, json_t *root) {
 }
 
 static Status check_kind(const char *path, const json_t *root) {
-    const char *type = json_string_value(json_object_get(root, "peft_type"));
+    const char *type = json_text(json_object_get(root, "peft_type"));
     if (type == NULL || strcmp(type, "LORA") != 0)
         return error_set(STATUS_DATA, "%s: peft_type \"%s\" is not supported; supported is \"LORA\"", path,
                          type == NULL ? "" : type);
     const json_t *task = json_object_get(root, "task_type");
-    if (task != NULL && !json_is_null(task) &&
-        (!json_is_string(task) || strcmp(json_string_value(task), "CAUSAL_LM") != 0))
+    const char *task_text = json_text(task);
+    if (task != NULL && !json_is_null(task) && (task_text == NULL || strcmp(task_text, "CAUSAL_LM") != 0))
         return error_set(STATUS_DATA, "%s: task_type \"%s\" is not supported; supported is \"CAUSAL_LM\"", path,
-                         json_is_string(task) ? json_string_value(task) : "");
+                         task_text == NULL ? "" : task_text);
     const json_t *bias = json_object_get(root, "bias");
-    if (bias != NULL && (!json_is_string(bias) || strcmp(json_string_value(bias), "none") != 0))
+    const char *bias_text = json_text(bias);
+    if (bias != NULL && (bias_text == NULL || strcmp(bias_text, "none") != 0))
         return error_set(STATUS_DATA, "%s: bias \"%s\" is not supported; supported is \"none\"", path,
-                         json_is_string(bias) ? json_string_value(bias) : "");
+                         bias_text == NULL ? "" : bias_text);
     // The other starts (PiSSA, OLoRA, CorDA, LoftQ, ...) change the base weights, so the adapter alone is not the
     // model.
     static const char *const fine[] = {"gaussian", "eva", "orthogonal", NULL};
     const json_t *init = json_object_get(root, "init_lora_weights");
-    if (json_is_string(init) && !is_one_of(json_string_value(init), fine))
+    const char *init_text = json_text(init);
+    if (json_is_string(init) && (init_text == NULL || !is_one_of(init_text, fine)))
         return error_set(
             STATUS_DATA,
             "%s: init_lora_weights \"%s\" is not supported, as it changes the base model; convert the adapter "
             "to a plain LoRA with PEFT (path_initial_model_for_weight_conversion)",
-            path, json_string_value(init));
+            path, init_text == NULL ? "" : init_text);
     return STATUS_OK;
 }
 
 static Status read_targets(const char *path, const json_t *root, PeftConfig *out) {
     const json_t *targets = json_object_get(root, "target_modules");
     if (json_is_string(targets)) {
-        if (strcmp(json_string_value(targets), "all-linear") != 0)
+        const char *pattern = json_text(targets);
+        if (pattern == NULL || strcmp(pattern, "all-linear") != 0)
             return error_set(
                 STATUS_DATA,
                 "%s: target_modules is the pattern \"%s\"; supported are \"all-linear\" and a list of module names",
-                path, json_string_value(targets));
+                path, pattern == NULL ? "" : pattern);
         for (int i = 0; i < CONFIG_TARGETS_MAX; i++) out->target[i] = true;
         return STATUS_OK;
     }
     if (json_array_size(targets) == 0)
         return error_set(STATUS_DATA, "%s: target_modules must be a list of module names", path);
     for (size_t i = 0; i < json_array_size(targets); i++) {
-        const char *name = json_string_value(json_array_get(targets, i));
+        const char *name = json_text(json_array_get(targets, i));
         int known = 0;
         while (known < CONFIG_TARGETS_MAX && (name == NULL || strcmp(name, config_target_names[known]) != 0)) known++;
         if (known == CONFIG_TARGETS_MAX)

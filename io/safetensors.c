@@ -102,7 +102,7 @@ static Status shard_open(Shard *shard) {
                          shard->path, length, HEADER_BYTES_MAX);
     if (length > shard->size - 8) return incomplete(shard, 8 + length);
     json_error_t error;
-    shard->header = json_loadb((const char *)shard->bytes + 8, length, JSON_REJECT_DUPLICATES, &error);
+    shard->header = json_foreign_load((const char *)shard->bytes + 8, length, JSON_REJECT_DUPLICATES, &error);
     if (shard->header == NULL) return error_set(STATUS_DATA, "%s: header is broken JSON: %s", shard->path, error.text);
     if (!json_is_object(shard->header)) return error_set(STATUS_DATA, "%s: header is not a JSON object", shard->path);
     shard->data_first = 8 + length;
@@ -111,7 +111,7 @@ static Status shard_open(Shard *shard) {
 
 // One entry of the header; offsets are checked against each other by shard_check_layout.
 static Status read_entry(const Shard *shard, const char *name, const json_t *entry, Tensor *out) {
-    const char *dtype = json_string_value(json_object_get(entry, "dtype"));
+    const char *dtype = json_text(json_object_get(entry, "dtype"));
     const json_t *shape = json_object_get(entry, "shape");
     const json_t *offsets = json_object_get(entry, "data_offsets");
     const json_t *first = json_array_get(offsets, 0), *last = json_array_get(offsets, 1);
@@ -196,8 +196,7 @@ static Status shard_add_tensors(TensorFiles *files, const Shard *shard, const js
     }
     TRY_GOTO(shard_check_layout(shard, found, count), done);
     for (int i = 0; i < count; i++) {
-        const char *assigned =
-            weight_map == NULL ? NULL : json_string_value(json_object_get(weight_map, found[i].name));
+        const char *assigned = weight_map == NULL ? NULL : json_text(json_object_get(weight_map, found[i].name));
         if (weight_map != NULL && (assigned == NULL || strcmp(assigned, file) != 0)) continue;
         files->tensors[files->count++] = found[i];
     }
@@ -234,7 +233,7 @@ static Status open_sharded(TensorFiles *files, const char *dir, const char *inde
     Status status = seen == NULL ? error_set(STATUS_FAILED, "%s: out of memory", index_path) : STATUS_OK;
     if (status != STATUS_OK) goto done;
     json_object_foreach((json_t *)weight_map, name, value) {
-        file = json_string_value(value);
+        file = json_text(value);
         if (file == NULL || !safe_file_name(file)) {
             status =
                 error_set(STATUS_DATA, "%s: weight_map puts %s into \"%s\"; a shard is a file in the model's folder",
@@ -260,7 +259,7 @@ static Status open_sharded(TensorFiles *files, const char *dir, const char *inde
         Tensor key = {.name = name};
         if (bsearch(&key, files->tensors, (size_t)files->count, sizeof key, by_name) != NULL) continue;
         status = error_set(STATUS_DATA, "%s: tensor %s is not in %s; the download is incomplete, fetch it again",
-                           index_path, name, json_string_value(value));
+                           index_path, name, json_text(value));
         break;
     }
 done:

@@ -248,7 +248,7 @@ static Status read_json(const char *dir, const char *name, char path[PATH_MAX], 
 
 // The text of a token given as "text" or {"content": "text"}; NULL if neither.
 static const char *token_text(const json_t *value) {
-    return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
+    return json_text(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
 static int32_t token_id(const Tokenizer *t, const char *text) {

@@ -2,6 +2,7 @@
 #include "src/data.h"
 
 #include "io/files.h"
+#include "io/json_file.h"
 #include "src/base/hash.h"
 #include "src/base/memory.h"
 #include "src/base/rng.h"
@@ -77,11 +78,12 @@ uint64_t data_hash(uint64_t seed, const TextOrMessages *value) {
 
 // The shortest of the two precisions that reads back to the same numbers: 0.1 stays 0.1.
 static char *dump(const json_t *row) {
-    char *text = json_dumps(row, JSON_REAL_PRECISION(15));
-    json_t *back = text == NULL ? NULL : json_loads(text, 0, NULL);
+    json_error_t error;
+    char *text = json_foreign_dump(row, JSON_REAL_PRECISION(15));
+    json_t *back = text == NULL ? NULL : json_foreign_load(text, strlen(text), 0, &error);
     if (back == NULL || !json_equal(row, back)) {
         free(text);
-        text = json_dumps(row, JSON_REAL_PRECISION(17));
+        text = json_foreign_dump(row, JSON_REAL_PRECISION(17));
     }
     json_decref(back);
     return text;
@@ -89,8 +91,8 @@ static char *dump(const json_t *row) {
 
 Status data_unpair_line(const char *line, size_t bytes, int which, char **out) {
     *out = NULL;
-    json_t *row = json_loadb(line, bytes, 0, NULL);
-    if (row == NULL) row = json_loadb(line, bytes, JSON_DECODE_INT_AS_REAL, NULL); // whole numbers beyond 64 bits
+    json_error_t error;
+    json_t *row = json_foreign_load(line, bytes, 0, &error);
     json_t *unpaired = row == NULL ? NULL : json_object();
     int failed = unpaired == NULL;
     if (!failed) {

@@ -1,6 +1,7 @@
 // Templates, the rules for reviews, and rows. Asking the model is left to src/data_review_pairs.c.
 #include "src/review.h"
 
+#include "io/json_file.h"
 #include "src/base/hash.h"
 #include "src/base/memory.h"
 
@@ -311,18 +312,18 @@ static Status read_title(const char *name, int64_t line, const char *text, size_
         bytes--;
     }
     if (bytes == 0) return STATUS_OK;
-    json_t *value = *text == '{' ? json_loadb(text, bytes, JSON_DECODE_INT_AS_REAL, &error)
-                                 : json_stringn(text, bytes); // NULL: no UTF-8
+    json_t *value =
+        *text == '{' ? json_foreign_load(text, bytes, 0, &error) : json_stringn(text, bytes); // NULL: no UTF-8
     if (value == NULL && *text == '{')
         return error_set(STATUS_DATA, "%s:%lld: broken JSON in column %d: %s; a line is {\"title\"} or a plain title",
                          name, (long long)line, error.column, error.text);
     if (value == NULL)
         return error_set(STATUS_DATA, "%s:%lld: invalid UTF-8; save the file as UTF-8", name, (long long)line);
-    const json_t *title = json_is_object(value) ? json_object_get(value, "title") : value;
+    const char *title = json_text(json_is_object(value) ? json_object_get(value, "title") : value);
     Status status = STATUS_OK;
-    if (!json_is_string(title))
+    if (title == NULL)
         status = error_set(STATUS_DATA, "%s:%lld: has no text \"title\"", name, (long long)line);
-    else if ((*out = strdup(json_string_value(title))) == NULL)
+    else if ((*out = strdup(title)) == NULL)
         status = no_memory();
     json_decref(value);
     TRY(status);

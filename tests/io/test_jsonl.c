@@ -48,11 +48,13 @@ static void forms_are_read(void **state) {
     JsonlRow row;
     open_text(
         &file,
-        "{\"prompt\": \"\", \"completion\": \" y\\n\", \"label\": true, \"id\": 123456789012345678901234567890}\n"
+        "{\"prompt\": \"\", \"completion\": \" y\\n\", \"label\": true, \"id\": 123456789012345678901234567890, "
+        "\"score\": NaN, \"note\": \"\\u0000\"}\n"
         "{\"label\": 0, \"weight\": 2.5, \"completion\": \"caf\\u00e9 \\ud83d\\ude00\", \"prompt\": \"\xE6\x97\xA5\"}\n"
         "{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\", \"label\": \"unread\", \"weight\": 3}\n"
         "{\"prompt\": [{\"role\": \"system\", \"content\": \"s\"}, {\"content\": \"\", \"role\": \"user\", \"x\": "
-        "[]}], "
+        "[]}, {\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"Spell \"}, {\"type\": \"text\", "
+        "\"text\": \"cat.\"}]}], "
         "\"completion\": [{\"role\": \"assistant\", \"content\": \"a\"}], \"label\": 1, \"weight\": null, \"chosen\": "
         "null}");
     assert_int_equal(file.line_count, 4);
@@ -77,9 +79,10 @@ static void forms_are_read(void **state) {
 
     assert_int_equal(jsonl_row(&file, 3, &row), STATUS_OK);
     assert_null(row.prompt.text);
-    assert_int_equal(row.prompt.message_count, 2);
+    assert_int_equal(row.prompt.message_count, 3);
     assert_string_equal(row.prompt.messages[0].role, "system");
     assert_string_equal(row.prompt.messages[1].content, "");
+    assert_string_equal(row.prompt.messages[2].content, "Spell cat.");
     assert_int_equal(row.completion[0].message_count, 1);
     assert_true(row.label && !row.paired && row.weight == 1.0f);
     jsonl_row_free(&row);
@@ -131,7 +134,7 @@ static void bad_rows_have_one_clear_line(void **state) {
          "\"label\" must be true, false, 0 or 1; got \"yes\""},
         {"{\"prompt\": \"p\", \"completion\": \"c\", \"label\": 2}", "\"label\" must be true, false, 0 or 1; got 2"},
         {"{\"prompt\": \"p\", \"completion\": \"c\", \"label\": [1]}",
-         "\"label\" must be true, false, 0 or 1; got [1.0]"},
+         "\"label\" must be true, false, 0 or 1; got [1]"},
         {"{\"prompt\": \"p\", \"completion\": \"c\"}", "missing \"label\"; " FORMS},
         {"{\"prompt\": \"p\", \"completion\": \"c\", \"label\": null}", "missing \"label\"; " FORMS},
         {"{\"prompt\": \"p\", \"label\": true}", "missing \"completion\"; " FORMS},
@@ -141,7 +144,7 @@ static void bad_rows_have_one_clear_line(void **state) {
         {"{\"prompt\": \"p\", \"rejected\": \"c\", \"completion\": \"d\"}",
          "has both \"completion\" and \"rejected\"; " FORMS},
         {"{}", "missing \"prompt\"; " FORMS},
-        {"[1, 2]", "got [1.0, 2.0]; " FORMS},
+        {"[1, 2]", "got [1, 2]; " FORMS},
         {"7", "got 7; " FORMS},
         {"\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"",
          "got \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...; " FORMS},
@@ -170,7 +173,15 @@ static void bad_rows_have_one_clear_line(void **state) {
          "message 1 of \"prompt\" has no \"role\"; a message is {\"role\", \"content\"}"},
         {"{\"prompt\": [{\"role\": \"user\", \"content\": [{\"type\": \"text\"}]}], \"completion\": \"c\", \"label\": "
          "true}",
-         "\"content\" in message 1 of \"prompt\" must be text; got [{\"type\": \"text\"}]"},
+         "\"content\" in message 1 of \"prompt\" must be text or a list of parts {\"type\": \"text\", \"text\"}; got "
+         "[{\"type\": \"text\"}]"},
+        {"{\"prompt\": [{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"a\\u0000\"}]}]}",
+         "\"content\" in message 1 of \"prompt\" must be text or a list of parts {\"type\": \"text\", \"text\"}; got "
+         "[{\"type\": \"text\", \"text\": \"a\\u0000\"}]"},
+        {"{\"prompt\": \"p\", \"completion\": \"c\", \"label\": NaN}",
+         "\"label\" must be true, false, 0 or 1; got NaN"},
+        {"{\"prompt\": \"p\", \"completion\": \"c\", \"label\": true, \"weight\": Infinity}",
+         "\"weight\" must be a number above 0; got Infinity"},
         {"{\"prompt\": \"p\", \"completion\": \"c\", \"label\": true, \"weight\": 0}",
          "\"weight\" must be a number above 0; got 0"},
         {"{\"prompt\": \"p\", \"completion\": \"c\", \"label\": true, \"weight\": -1.5}",

@@ -50,6 +50,8 @@ static void defaults(void **state) {
     assert_int_equal(c.max_position, 2048);
     assert_true(c.rms_norm_eps == 1e-6f && c.rope_theta == 10000.0);
     assert_false(c.rope_llama3 || c.tied_head || c.attention_bias);
+    // A key that nobody reads may hold what Python writes.
+    accepted(LLAMA ", \"x\": 1000000000000000019884624838656, \"y\": [NaN, -Infinity], \"z\": \"\\u0000\"}");
 }
 
 static void transformers_4(void **state) {
@@ -179,6 +181,8 @@ static void copies(void **state) {
          "{\n  \"dtype\": \"bfloat16\",\n  \"x\": {\n    \"y\": [\n      1,\n      null\n    ]\n  }\n}\n"},
         {"{\"x\": true, \"dtype\": null}", "float16",
          "{\n  \"x\": true,\n  \"dtype\": null,\n  \"torch_dtype\": \"float16\"\n}\n"},
+        {"{\"dtype\": \"float16\", \"time_step_limit\": [0.0, Infinity]}", "float32",
+         "{\n  \"dtype\": \"float32\",\n  \"time_step_limit\": [\n    0.0,\n    Infinity\n  ]\n}\n"},
         {"{\"torch_dtype\": \"float32\", \"dtype\": \"bfloat16\"}", "float32",
          "{\n  \"torch_dtype\": \"float32\",\n  \"dtype\": \"float32\"\n}\n"},
     };

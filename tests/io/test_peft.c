@@ -147,6 +147,19 @@ static void refusals(void **state) {
          "d/adapter_config.json: init_lora_weights \"pissa\" is not supported, as it changes the base model; convert "
          "the "
          "adapter to a plain LoRA with PEFT (path_initial_model_for_weight_conversion)"},
+        {PLAIN ", \"a_later_invention\": NaN}",
+         "d/adapter_config.json: a_later_invention is set; only plain LoRA adapters are supported"},
+        {PLAIN ", \"peft_type\": \"LORA\\u0000\"}",
+         "d/adapter_config.json: peft_type \"\" is not supported; supported is \"LORA\""},
+        {PLAIN ", \"task_type\": \"CAUSAL_LM\\u0000\"}",
+         "d/adapter_config.json: task_type \"\" is not supported; supported is \"CAUSAL_LM\""},
+        {PLAIN ", \"bias\": \"none\\u0000\"}",
+         "d/adapter_config.json: bias \"\" is not supported; supported is \"none\""},
+        {PLAIN ", \"init_lora_weights\": \"gaussian\\u0000\"}",
+         "d/adapter_config.json: init_lora_weights \"\" is not supported, as it changes the base model; convert the "
+         "adapter to a plain LoRA with PEFT (path_initial_model_for_weight_conversion)"},
+        {PLAIN ", \"lora_alpha\": Infinity}", "d/adapter_config.json: lora_alpha must be a number above 0"},
+        {PLAIN ", \"r\": 18446744073709551620}", "d/adapter_config.json: r must be an integer from 1 to 1024"},
         {PLAIN ", \"r\": 0}", "d/adapter_config.json: r must be an integer from 1 to 1024"},
         {PLAIN ", \"lora_alpha\": \"16\"}", "d/adapter_config.json: lora_alpha must be a number above 0"},
         {PLAIN ", \"lora_dropout\": 1}", "d/adapter_config.json: lora_dropout must be a number from 0 to below 1"},

@@ -272,6 +272,20 @@ static void refuse(const char *config, const char *added, const char *message) {
     assert_string_equal(error_text(), want);
 }
 
+// As transformers 5.24 writes it for a tokenizer without a limit.
+static void no_limit_is_no_fault(void **state) {
+    (void)state;
+    link_file(GOLDEN "/tokenizer.model", "tokenizer.model");
+    write_file("tokenizer_config.json",
+               "{\"tokenizer_class\": \"LlamaTokenizer\", \"add_bos_token\": true, \"add_eos_token\": false, "
+               "\"bos_token\": \"<s>\", \"eos_token\": \"</s>\", \"unk_token\": \"<unk>\", \"legacy\": false, "
+               "\"model_max_length\": 1000000000000000019884624838656}");
+    Tokenizer *t;
+    if (tokenizer_open(&t, folder) != STATUS_OK) fail_msg("%s", error_text());
+    assert_string_equal(tokenizer_eos_text(t), "</s>");
+    tokenizer_close(t);
+}
+
 static void bad_folders_are_refused(void **state) {
     (void)state;
     refuse(NULL, NULL, "tokenizer.model: No such file or directory");
@@ -305,6 +319,8 @@ static void bad_configs_are_refused(void **state) {
            "tokenizer_config.json: added token \"<x>\" has the id 99999999999; ids are 0 to 66535");
     refuse("{\"added_tokens_decoder\": {\"1\": {\"content\": \"<x>\"}}}", NULL,
            "tokenizer_config.json: added token \"<x>\" has the id 1, which is already \"<s>\"");
+    refuse("{\"eos_token\": \"</s>\\u0000\"}", NULL, "tokenizer_config.json: eos_token must be text");
+    refuse("{}", "{\"<x>\": 18446744073709551617}", "added_tokens.json: the id of \"<x>\" must be an integer");
     refuse("{}", "{\"<x>\": \"1000\"}", "added_tokens.json: the id of \"<x>\" must be an integer");
 }
 
@@ -317,6 +333,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(names_and_sizes, folder_setup, folder_teardown),
         cmocka_unit_test(threads_share_a_tokenizer),
         cmocka_unit_test(broken_utf8_is_survived),
+        cmocka_unit_test_setup_teardown(no_limit_is_no_fault, folder_setup, folder_teardown),
         cmocka_unit_test_setup_teardown(bad_folders_are_refused, folder_setup, folder_teardown),
         cmocka_unit_test_setup_teardown(bad_configs_are_refused, folder_setup, folder_teardown),
     };

@@ -1,0 +1,14 @@
+// A message of a conversation, as rows and the bodies of OpenAI's API write it: {"role", "content"}.
+#pragma once
+#include <jansson.h>
+#include <stdbool.h>
+
+typedef struct Message {
+    char *role, *content; // UTF-8, may hold any character but NUL
+} Message;
+
+#define MESSAGE_CONTENT_FORMS "text or a list of parts {\"type\": \"text\", \"text\"}"
+
+// A message's content in *out, which the caller frees: the text, or those of its parts one behind the other. False if
+// it has none of these forms or holds NUL; *out is NULL then, and when out of memory.
+bool message_content(const json_t *content, char **out);
