@@ -12,7 +12,7 @@ typedef struct Run {
     Config config;
     Comm *comm;
     Tokenizer *tokenizer;
-    ChatTemplate chat;
+    ChatTemplate *chat;  // NULL: none
     Dataset train, eval; // eval.count 0: none
     Model model;
     StepContext step;
@@ -30,6 +30,9 @@ typedef enum RunParts { RUN_ROWS = 1, RUN_MODEL = 2, RUN_STEP = 4 } RunParts; //
 // comm.
 Status run_open(Run *run, unsigned parts);
 void run_close(Run *run);
+// Sets data.today, where it is not set and the chat template tells the day, to the day on which the run in
+// train.output_dir began: a run that goes on another day keeps its rows. Collective; before run_open.
+Status run_fix_today(Run *run);
 
 // Steps of the whole run: train.max_steps, or train.num_train_epochs (rounded up).
 int64_t run_total_steps(const Run *run);

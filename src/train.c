@@ -491,6 +491,7 @@ static Status train(Training *t) {
     join_path(t->path_adapter, output, "adapter");
     join_path(t->path_samples, output, "samples.jsonl");
     join_path(t->path_metrics, output, "metrics.h5");
+    TRY(run_fix_today(run));
     TRY(comm_agree(run->comm, speaks(t) ? open_folder(t) : STATUS_OK));
     TRY(run_open(run, RUN_ROWS | RUN_MODEL | RUN_STEP));
     t->total_steps = run_total_steps(run);
