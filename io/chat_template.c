@@ -1,10 +1,10 @@
-// Chat templates: three known ones, rendered in C. A model folder's Jinja text is recognised when it reads the same as
-// a known text once both are brought to a form in which whitespace and quotes that Jinja ignores are gone; so what
-// would render differently is never taken for a known template. Tokenising the text is src/data/dataset's.
+// See chat_template.h. What a template sees is what transformers 5 gives it: messages without their null fields and
+// with every name of their reasoning, tools, documents, add_generation_prompt and the special tokens.
 #include "io/chat_template.h"
 #include "io/files.h"
 #include "io/json_file.h"
 
+#include <dirent.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
@@ -13,358 +13,349 @@
 
 #define TEMPLATE_BYTES_MAX ((size_t)1 << 20)
 #define CONFIG_BYTES_MAX   ((size_t)64 << 20)
-#define SUPPORTED          "zephyr (TinyLlama), chatml and llama-2"
+#define VARIABLES_MAX      48 // that a conversation may bring beside the usual ones
+#define BUILT_IN           "zephyr, chatml or llama-2"
 
-static const char *const chat_names[] = {"none", "zephyr", "chatml", "llama-2"};
+enum { TOKEN_BOS, TOKEN_EOS, TOKEN_UNK, TOKEN_SEP, TOKEN_PAD, TOKEN_CLS, TOKEN_MASK, TOKENS };
+static const char *const token_names[TOKENS] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                                "pad_token", "cls_token", "mask_token"};
 
-const char *chat_template_name(ChatTemplate chat) {
-    return chat_names[chat];
-}
-
-// ---- recognition ----
-
-// The beginning that some templates have, so that they work where add_generation_prompt is not passed.
-#define DEFAULT_NO_PROMPT                                                                                              \
-    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
-
-#define CHATML_LOOP                                                                                                    \
-    "{% for message in messages %}"                                                                                    \
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"                         \
-    "{% endfor %}"
-#define CHATML_LOOP_SHORT                                                                                              \
-    "{% for message in messages %}"                                                                                    \
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"                              \
-    "{% endfor %}"
-#define CHATML_PROMPT "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-
-#define LLAMA2_START                                                                                                   \
-    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"                                   \
-    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"                    \
-    "{% set system_message = false %}{% endif %}{% for message in loop_messages %}"                                    \
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"                                                   \
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"          \
-    "{% if loop.index0 == 0 and system_message != false %}"                                                            \
-    "{% set content = '<<SYS>>\n' + system_message + '\n<</SYS>>\n\n' + message['content'] %}{% else %}"               \
-    "{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}"
-
-static const struct {
-    ChatTemplate chat;
-    const char *text;
-} known[] = {
-    // TinyLlama-1.1B-Chat-v1.0 and zephyr-7b-beta.
-    {CHAT_ZEPHYR,
-     "{% for message in messages %}\n"
-     "{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}\n"
-     "{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
-     "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n' + message['content'] + eos_token }}\n"
-     "{% endif %}\n{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n"
-     "{% endfor %}"},
-    {CHAT_CHATML, CHATML_LOOP CHATML_PROMPT},
-    {CHAT_CHATML, CHATML_LOOP_SHORT CHATML_PROMPT},
-    {CHAT_CHATML, DEFAULT_NO_PROMPT CHATML_LOOP CHATML_PROMPT},
-    {CHAT_CHATML, DEFAULT_NO_PROMPT CHATML_LOOP_SHORT CHATML_PROMPT},
-    // Llama-2-7b-chat-hf, before and after its strip() became a filter.
-    {CHAT_LLAMA2, LLAMA2_START "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
-                               "{% elif message['role'] == 'assistant' %}"
-                               "{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"},
-    {CHAT_LLAMA2, LLAMA2_START "{{ bos_token + '[INST] ' + content | trim + ' [/INST]' }}"
-                               "{% elif message['role'] == 'assistant' %}"
-                               "{{ ' ' + content | trim + ' ' + eos_token }}{% endif %}{% endfor %}"},
+struct ChatTemplate {
+    JinjaTemplate *plain, *with_tools; // with_tools: for conversations with tools, where there is one; else NULL
+    char *token[TOKENS];               // NULL: none
+    time_t now;
 };
 
-static bool is_space(char c) {
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+// --- built in -------------------------------------------------------------------------------------------------------
+
+// The model's own but for this: a message of a role that they would pass over in silence is refused.
+#define OTHER_ROLE                                                                                                     \
+    "{{ raise_exception('there is no role \"' ~ message['role'] ~ '\" here; use system, user and assistant') }}"
+
+static const struct {
+    const char *name, *text;
+} built_in[] = {
+    // TinyLlama-1.1B-Chat-v1.0 and zephyr-7b-beta
+    {"zephyr", "{% for message in messages %}\n"
+               "{% if message['role'] in ['system', 'user', 'assistant'] %}\n"
+               "{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token }}\n"
+               "{% else %}\n" OTHER_ROLE "{% endif %}\n"
+               "{% if loop.last and add_generation_prompt %}\n"
+               "{{ '<|assistant|>' }}\n"
+               "{% endif %}\n"
+               "{% endfor %}"},
+    {"chatml", "{% for message in messages %}\n"
+               "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}\n"
+               "{% endfor %}\n"
+               "{% if add_generation_prompt %}\n"
+               "{{ '<|im_start|>assistant\\n' }}\n"
+               "{%- endif %}"},
+    // Llama-2-7b-chat-hf
+    {"llama-2", "{% set system = '' %}\n"
+                "{% if messages[0]['role'] == 'system' %}\n"
+                "{% set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}\n"
+                "{% set messages = messages[1:] %}\n"
+                "{% endif %}\n"
+                "{% for message in messages %}\n"
+                "{% if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') %}\n"
+                "{{ raise_exception('after an optional system message, user and assistant must alternate; got \"' ~ "
+                "message['role'] ~ '\" as number ' ~ loop.index) }}\n"
+                "{% elif message['role'] == 'user' %}\n"
+                "{{- bos_token + '[INST] ' + ((system if loop.first else '') + message['content']).strip() + "
+                "' [/INST]' -}}\n"
+                "{% else %}\n"
+                "{{- ' ' + message['content'].strip() + ' ' + eos_token -}}\n"
+                "{% endif %}\n"
+                "{% endfor %}"},
+};
+
+// --- where a template is --------------------------------------------------------------------------------------------
+
+static Status path_in(char path[PATH_MAX], const char *dir, const char *name) {
+    if ((size_t)snprintf(path, PATH_MAX, "%s/%s", dir, name) < PATH_MAX) return STATUS_OK;
+    return error_set(STATUS_DATA, "%s: the path is too long", dir);
 }
 
-static bool is_word(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           (unsigned char)c >= 0x80;
+static Status parse_file(JinjaTemplate **out, const char *path) {
+    char *text;
+    size_t bytes;
+    TRY(file_read(path, TEMPLATE_BYTES_MAX, &text, &bytes));
+    Status status = jinja_parse(out, path, text, bytes);
+    free(text);
+    return status;
 }
 
-// Copies the string literal at `from` to `to`, in one kind of quotes and with \n as the character it stands for; gives
-// the position behind it, NULL when it has no end. Other escapes stay as written.
-static const char *copy_literal(const char *from, char **to) {
-    char quote = *from++;
-    *(*to)++ = '\'';
-    for (; *from != quote; from++) {
-        if (*from == '\0') return NULL;
-        if (*from == '\\' && from[1] == 'n') {
-            *(*to)++ = '\n';
-            from++;
-            continue;
-        }
-        if (*from == '\\' && from[1] != '\0')
-            *(*to)++ = *from++;
-        else if (*from == '\'')
-            *(*to)++ = '\\';
-        *(*to)++ = *from;
+static Status parse_if_there(JinjaTemplate **out, const char *dir, const char *name, bool *there) {
+    char path[PATH_MAX];
+    TRY(path_in(path, dir, name));
+    if (!file_exists(path)) return STATUS_OK;
+    *there = true;
+    return parse_file(out, path);
+}
+
+static bool has_other_templates(const char *dir) {
+    char path[PATH_MAX];
+    bool found = false;
+    if (path_in(path, dir, "additional_chat_templates") != STATUS_OK) return false;
+    DIR *folder = opendir(path);
+    for (const struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;) {
+        const char *dot = strrchr(entry->d_name, '.');
+        found |= dot != NULL && strcmp(dot, ".jinja") == 0;
     }
-    *(*to)++ = '\'';
-    return from + 1;
-}
-
-// Jinja reads every line end as \n.
-static void normalize_newlines(char *text) {
-    char *to = text;
-    for (const char *from = text; *from != '\0'; from++) {
-        if (*from == '\r' && from[1] == '\n') continue;
-        *to++ = *from == '\r' ? '\n' : *from;
-    }
-    *to = '\0';
-}
-
-// `text` without what Jinja ignores, under trim_blocks and lstrip_blocks as transformers sets them: in tags, whitespace
-// that parts no two words; around tags, what "-" and these two options remove. NULL for text with an unfinished tag or
-// a comment, which is not recognised, or no memory. Caller frees.
-static char *canonical(const char *text) {
-    char *out = malloc(2 * strlen(text) + 1), *to = out;
-    if (out == NULL) return NULL;
-    for (const char *from = text; *from != '\0';) {
-        if (*from != '{' || (from[1] != '%' && from[1] != '{' && from[1] != '#')) {
-            *to++ = *from++;
-            continue;
-        }
-        char kind = from[1];
-        const char *line = from; // the whitespace in front of the tag
-        while (line > text && (line[-1] == ' ' || line[-1] == '\t')) line--;
-        from += 2;
-        if (kind == '#' || *from == '+') goto unknown;
-        if (*from == '-') {
-            while (to > out && is_space(to[-1])) to--;
-            from++;
-        } else if (kind == '%' && (line == text || line[-1] == '\n')) { // lstrip_blocks
-            while (to > out && (to[-1] == ' ' || to[-1] == '\t')) to--;
-        }
-        *to++ = '{';
-        *to++ = kind;
-        char close = kind == '%' ? '%' : '}';
-        bool gap = false;
-        for (;;) {
-            if (*from == '\0') goto unknown;
-            if (is_space(*from)) {
-                gap = true;
-                from++;
-                continue;
-            }
-            if (*from == '\'' || *from == '"') {
-                from = copy_literal(from, &to);
-                if (from == NULL) goto unknown;
-                gap = false;
-                continue;
-            }
-            bool strip = *from == '-' && from[1] == close && from[2] == '}';
-            if (strip || (*from == close && from[1] == '}')) {
-                from += strip ? 3 : 2;
-                *to++ = close;
-                *to++ = '}';
-                if (strip) {
-                    while (is_space(*from)) from++;
-                } else if (kind == '%') { // trim_blocks
-                    if (*from == '\n') from++;
-                }
-                break;
-            }
-            if (gap && is_word(*from) && is_word(to[-1])) *to++ = ' ';
-            gap = false;
-            *to++ = *from++;
-        }
-    }
-    if (to > out && to[-1] == '\n') to--; // keep_trailing_newline is off
-    *to = '\0';
-    return out;
-unknown:
-    free(out);
-    return NULL;
-}
-
-static ChatTemplate recognise(const char *text) {
-    ChatTemplate found = CHAT_NONE;
-    char *source = strdup(text);
-    if (source != NULL) normalize_newlines(source);
-    char *given = source == NULL ? NULL : canonical(source);
-    for (size_t i = 0; given != NULL && i < sizeof known / sizeof *known && found == CHAT_NONE; i++) {
-        char *ours = canonical(known[i].text);
-        if (ours != NULL && strcmp(ours, given) == 0) found = known[i].chat;
-        free(ours);
-    }
-    free(given);
-    free(source);
+    if (folder != NULL) closedir(folder);
     return found;
 }
 
-// The text of chat_template in tokenizer_config.json: a string, or the entry "default" of a list; NULL if there is
-// none.
-static const char *config_template(const json_t *config) {
-    const json_t *value = json_object_get(config, "chat_template");
-    size_t index;
-    json_t *entry;
-    json_array_foreach(value, index, entry) {
-        const char *name = json_text(json_object_get(entry, "name"));
-        if (name != NULL && strcmp(name, "default") == 0) return json_text(json_object_get(entry, "template"));
-    }
-    return json_text(value);
-}
-
-static Status recognise_in(const char *path, const char *text, ChatTemplate *out) {
-    *out = recognise(text);
-    if (*out != CHAT_NONE) return STATUS_OK;
+static Status no_default(const char *place) {
     return error_set(STATUS_DATA,
-                     "%s: has a chat template that is not known; supported are " SUPPORTED "; set "
-                     "data.chat_template to the name of one of them if it renders the same, or give rows as plain text",
-                     path);
+                     "%s: there are several chat templates and none of them is \"default\"; name a file with one by "
+                     "data.chat_template",
+                     place);
 }
 
-static Status find_in_folder(const char *dir, ChatTemplate *out) {
-    char path[PATH_MAX];
-    char *text;
-    size_t bytes;
-    if ((size_t)snprintf(path, sizeof path, "%s/chat_template.jinja", dir) >= sizeof path)
-        return error_set(STATUS_DATA, "%s: the path is too long", dir);
-    if (file_exists(path)) {
-        TRY(file_read(path, TEMPLATE_BYTES_MAX, &text, &bytes));
-        Status status = recognise_in(path, text, out);
-        free(text);
-        return status;
+// The files that transformers reads before it looks at tokenizer_config.json, and in place of what stands there.
+static Status open_files(ChatTemplate *chat, const char *dir, bool *there) {
+    const bool others = has_other_templates(dir);
+    *there = others;
+    if (others) {
+        TRY(parse_if_there(&chat->plain, dir, "additional_chat_templates/default.jinja", there));
+        TRY(parse_if_there(&chat->with_tools, dir, "additional_chat_templates/tool_use.jinja", there));
     }
-    if ((size_t)snprintf(path, sizeof path, "%s/tokenizer_config.json", dir) >= sizeof path)
-        return error_set(STATUS_DATA, "%s: the path is too long", dir);
-    if (!file_exists(path)) return STATUS_OK;
+    if (chat->plain == NULL) TRY(parse_if_there(&chat->plain, dir, "chat_template.jinja", there));
+    return *there && chat->plain == NULL ? no_default(dir) : STATUS_OK;
+}
+
+static Status parse_text(JinjaTemplate **out, const char *path, const json_t *text) {
+    char name[PATH_MAX + 32];
+    snprintf(name, sizeof name, "%s: chat_template", path);
+    return jinja_parse(out, name, json_string_value(text), json_string_length(text));
+}
+
+// chat_template in tokenizer_config.json: a text, or a list of named ones.
+static Status open_config(ChatTemplate *chat, const char *path, const json_t *value) {
+    if (json_is_string(value)) return parse_text(&chat->plain, path, value);
+    if (!json_is_array(value))
+        return error_set(STATUS_DATA, "%s: chat_template must be a text or a list of texts with names", path);
+    size_t index;
+    const json_t *entry;
+    json_array_foreach((json_t *)value, index, entry) {
+        const json_t *name = json_object_get(entry, "name"), *text = json_object_get(entry, "template");
+        if (!json_is_string(name) || !json_is_string(text))
+            return error_set(STATUS_DATA, "%s: entry %zu of chat_template must be {\"name\", \"template\"}", path,
+                             index + 1);
+        JinjaTemplate **to = strcmp(json_string_value(name), "default") == 0    ? &chat->plain
+                             : strcmp(json_string_value(name), "tool_use") == 0 ? &chat->with_tools
+                                                                                : NULL;
+        if (to == NULL) continue;
+        jinja_free(*to);
+        *to = NULL;
+        TRY(parse_text(to, path, text));
+    }
+    return chat->plain == NULL ? no_default(path) : STATUS_OK;
+}
+
+static Status take_token(ChatTemplate *chat, int token, const char *text) {
+    if (chat->token[token] != NULL || text == NULL || text[0] == '\0') return STATUS_OK;
+    chat->token[token] = strdup(text);
+    return chat->token[token] != NULL ? STATUS_OK : error_set(STATUS_FAILED, "out of memory for a chat template");
+}
+
+// Special tokens as these files name them: a text, or {"content": text, ...}.
+static Status take_tokens(ChatTemplate *chat, const json_t *config) {
+    for (int i = TOKEN_UNK; i < TOKENS; i++) {
+        const json_t *value = json_object_get(config, token_names[i]);
+        TRY(take_token(chat, i, json_string_value(json_is_object(value) ? json_object_get(value, "content") : value)));
+    }
+    return STATUS_OK;
+}
+
+// Reads a JSON file of the folder where it is; NULL where it is not.
+static Status read_config(const char *dir, const char *name, char path[PATH_MAX], json_t **out) {
+    *out = NULL;
+    TRY(path_in(path, dir, name));
+    return file_exists(path) ? json_file_object(path, CONFIG_BYTES_MAX, out) : STATUS_OK;
+}
+
+// Folders of old name special tokens in a file of their own, which wins where the configuration lists no added tokens.
+static Status take_old_tokens(ChatTemplate *chat, const char *dir, const json_t *config) {
+    char path[PATH_MAX];
+    json_t *map;
+    if (json_object_get(config, "added_tokens_decoder") != NULL) return STATUS_OK;
+    TRY(read_config(dir, "special_tokens_map.json", path, &map));
+    const Status status = take_tokens(chat, map);
+    json_decref(map);
+    return status;
+}
+
+static Status open_folder(ChatTemplate *chat, const char *dir, bool takes_template) {
+    char path[PATH_MAX];
     json_t *config;
-    TRY(json_file_object(path, CONFIG_BYTES_MAX, &config));
+    bool there = false;
+    if (takes_template) TRY(open_files(chat, dir, &there));
+    TRY(read_config(dir, "tokenizer_config.json", path, &config));
     const json_t *value = json_object_get(config, "chat_template");
-    const char *chat = config_template(config);
-    Status status = STATUS_OK;
-    if (chat != NULL)
-        status = recognise_in(path, chat, out);
-    else if (value != NULL && !json_is_null(value))
-        status = error_set(STATUS_DATA,
-                           "%s: chat_template must be text or a list with an entry \"default\"; or set "
-                           "data.chat_template to one of " SUPPORTED,
-                           path);
+    Status status = take_old_tokens(chat, dir, config);
+    if (status == STATUS_OK) status = take_tokens(chat, config);
+    if (status == STATUS_OK && takes_template && !there && value != NULL && !json_is_null(value))
+        status = open_config(chat, path, value);
     json_decref(config);
     return status;
 }
 
-Status chat_template_find(const char *model_dir, const char *setting, ChatTemplate *out) {
-    *out = CHAT_NONE;
-    if (strcmp(setting, "auto") == 0) return find_in_folder(model_dir, out);
-    for (ChatTemplate chat = CHAT_ZEPHYR; chat <= CHAT_LLAMA2; chat++) {
-        if (strcmp(setting, chat_names[chat]) != 0) continue;
-        *out = chat;
-        return STATUS_OK;
+bool chat_template_is_there(const char *model_dir) {
+    char path[PATH_MAX];
+    json_t *config = NULL;
+    if (has_other_templates(model_dir)) return true;
+    if (path_in(path, model_dir, "chat_template.jinja") == STATUS_OK && file_exists(path)) return true;
+    const bool read = read_config(model_dir, "tokenizer_config.json", path, &config) == STATUS_OK;
+    const json_t *value = json_object_get(config, "chat_template");
+    const bool there = read && value != NULL && !json_is_null(value);
+    json_decref(config);
+    if (!read) error_clear();
+    return there;
+}
+
+static Status open_setting(ChatTemplate *chat, const char *dir, const char *setting) {
+    char name[64];
+    const bool automatic = strcmp(setting, "auto") == 0;
+    TRY(open_folder(chat, dir, automatic));
+    if (automatic) return STATUS_OK;
+    for (size_t i = 0; i < sizeof built_in / sizeof *built_in; i++) {
+        if (strcmp(setting, built_in[i].name) != 0) continue;
+        snprintf(name, sizeof name, "chat template %s", built_in[i].name);
+        return jinja_parse(&chat->plain, name, built_in[i].text, strlen(built_in[i].text));
     }
-    return error_set(STATUS_USAGE, "data.chat_template is \"%s\"; it must be auto, zephyr, chatml or llama-2", setting);
+    if (!file_exists(setting))
+        return error_set(STATUS_USAGE,
+                         "data.chat_template is \"%s\"; it must be auto, " BUILT_IN ", or a file with a template",
+                         setting);
+    return parse_file(&chat->plain, setting);
 }
 
-// ---- rendering ----
-
-static bool is_role(const Message *message, const char *role) {
-    return strcmp(message->role, role) == 0;
-}
-
-static Status render_zephyr(FILE *to, const Message *messages, int count, bool add_generation_prompt, const char *eos) {
-    for (int i = 0; i < count; i++) {
-        const Message *m = &messages[i];
-        if (!is_role(m, "user") && !is_role(m, "system") && !is_role(m, "assistant"))
-            return error_set(STATUS_DATA, "the chat template zephyr has no role \"%s\"; use system, user or assistant",
-                             m->role);
-        fprintf(to, "<|%s|>\n%s%s\n", m->role, m->content, eos);
-    }
-    if (count > 0 && add_generation_prompt) fputs("<|assistant|>\n", to);
-    return STATUS_OK;
-}
-
-static void render_chatml(FILE *to, const Message *messages, int count, bool add_generation_prompt) {
-    for (int i = 0; i < count; i++)
-        fprintf(to, "<|im_start|>%s\n%s<|im_end|>\n", messages[i].role, messages[i].content);
-    if (add_generation_prompt) fputs("<|im_start|>assistant\n", to);
-}
-
-// The bytes of the whitespace character at text, 0 if it is another: what Python's str.strip removes.
-static size_t python_space(const char *text) {
-    const unsigned char *c = (const unsigned char *)text;
-    if ((c[0] >= 0x09 && c[0] <= 0x0D) || (c[0] >= 0x1C && c[0] <= 0x20)) return 1;
-    if (c[0] == 0xC2 && (c[1] == 0x85 || c[1] == 0xA0)) return 2; // U+0085, U+00A0
-    if (c[0] == 0xE1 && c[1] == 0x9A && c[2] == 0x80) return 3;   // U+1680
-    if (c[0] == 0xE2 && c[1] == 0x81 && c[2] == 0x9F) return 3;   // U+205F
-    if (c[0] == 0xE3 && c[1] == 0x80 && c[2] == 0x80) return 3;   // U+3000
-    if (c[0] == 0xE2 && c[1] == 0x80)                             // U+2000 to 200A, 2028, 2029, 202F
-        return (c[2] >= 0x80 && c[2] <= 0x8A) || c[2] == 0xA8 || c[2] == 0xA9 || c[2] == 0xAF ? 3 : 0;
-    return 0;
-}
-
-// Writes `head` and `text` as one string without whitespace at its ends.
-static Status put_stripped(FILE *to, const char *head, const char *system, const char *tail, const char *text) {
-    char *joined;
-    if (asprintf(&joined, "%s%s%s%s", head, system, tail, text) < 0)
-        return error_set(STATUS_FAILED, "not enough memory for a conversation");
-    const char *first = joined;
-    for (size_t bytes; (bytes = python_space(first)) > 0;) first += bytes;
-    const char *end = first; // behind the last character that is no whitespace
-    for (const char *c = first; *c != '\0';) {
-        size_t bytes = python_space(c);
-        c += bytes > 0 ? bytes : 1;
-        if (bytes == 0) end = c;
-    }
-    fwrite(first, 1, (size_t)(end - first), to);
-    free(joined);
-    return STATUS_OK;
-}
-
-static Status render_llama2(FILE *to, const Message *messages, int count, const char *bos, const char *eos) {
-    const char *system = NULL;
-    if (count > 0 && is_role(&messages[0], "system")) {
-        system = messages[0].content;
-        messages++;
-        count--;
-    }
-    for (int i = 0; i < count; i++) {
-        const Message *m = &messages[i];
-        bool user = i % 2 == 0;
-        if (!is_role(m, user ? "user" : "assistant"))
-            return error_set(STATUS_DATA,
-                             "the chat template llama-2 wants an optional system message, then user and assistant in "
-                             "turn; got \"%s\" where \"%s\" should be",
-                             m->role, user ? "user" : "assistant");
-        if (user)
-            fprintf(to, "%s[INST] ", bos);
-        else
-            fputc(' ', to);
-        if (i == 0 && system != NULL)
-            TRY(put_stripped(to, "<<SYS>>\n", system, "\n<</SYS>>\n\n", m->content));
-        else
-            TRY(put_stripped(to, "", "", "", m->content));
-        if (user)
-            fputs(" [/INST]", to);
-        else
-            fprintf(to, " %s", eos);
-    }
-    return STATUS_OK;
-}
-
-Status chat_template_render(ChatTemplate chat, const Message *messages, int count, bool add_generation_prompt,
-                            const char *bos, const char *eos, char **out) {
+Status chat_template_open(ChatTemplate **out, const char *model_dir, const char *setting, const char *bos,
+                          const char *eos, time_t now) {
     *out = NULL;
-    if (chat == CHAT_NONE)
-        return error_set(STATUS_DATA,
-                         "the row has messages, but the model folder has no chat template; set data.chat_template to "
-                         "one of " SUPPORTED ", or give rows as plain text");
-    size_t bytes;
-    FILE *to = open_memstream(out, &bytes);
-    if (to == NULL) return error_set(STATUS_FAILED, "not enough memory for a conversation");
-    Status status = STATUS_OK;
-    if (chat == CHAT_ZEPHYR)
-        status = render_zephyr(to, messages, count, add_generation_prompt, eos);
-    else if (chat == CHAT_CHATML)
-        render_chatml(to, messages, count, add_generation_prompt);
+    ChatTemplate *chat = calloc(1, sizeof *chat);
+    if (chat == NULL) return error_set(STATUS_FAILED, "out of memory for a chat template");
+    chat->now = now;
+    Status status = take_token(chat, TOKEN_BOS, bos);
+    if (status == STATUS_OK) status = take_token(chat, TOKEN_EOS, eos);
+    if (status == STATUS_OK) status = open_setting(chat, model_dir, setting);
+    if (status == STATUS_OK && chat->plain != NULL)
+        *out = chat;
     else
-        status = render_llama2(to, messages, count, bos, eos);
-    bool failed = ferror(to) != 0;
-    failed = fclose(to) != 0 || failed;
-    if (status == STATUS_OK && failed) status = error_set(STATUS_FAILED, "not enough memory for a conversation");
-    if (status != STATUS_OK) {
-        free(*out);
-        *out = NULL;
-    }
+        chat_template_close(chat);
     return status;
+}
+
+void chat_template_close(ChatTemplate *chat) {
+    if (chat == NULL) return;
+    jinja_free(chat->plain);
+    jinja_free(chat->with_tools);
+    for (int i = 0; i < TOKENS; i++) free(chat->token[i]);
+    free(chat);
+}
+
+bool chat_template_tells_time(const ChatTemplate *chat) {
+    return chat != NULL && (jinja_names(chat->plain, "strftime_now") ||
+                            (chat->with_tools != NULL && jinja_names(chat->with_tools, "strftime_now")));
+}
+
+// --- what a template sees -------------------------------------------------------------------------------------------
+
+static JinjaValue text_value(const char *text) {
+    return jinja_string(text, strlen(text));
+}
+
+static Status set_field(JinjaScratch *scratch, JinjaValue dict, const char *key, JinjaValue value) {
+    return jinja_dict_set(scratch, dict, text_value(key), value);
+}
+
+// A message with more than a role and a text. As transformers does, fields that are null are left out, and what is
+// thought is found under all names that templates know it by.
+static Status full_message(JinjaScratch *scratch, const json_t *fields, JinjaValue *out) {
+    static const char *const names[] = {"reasoning_content", "thinking", "reasoning"};
+    const json_t *reasoning = NULL;
+    JinjaValue thought, value;
+    const char *key;
+    json_t *field;
+    TRY(jinja_dict(scratch, json_object_size(fields) + 2, out));
+    for (size_t i = 0; i < sizeof names / sizeof *names && (reasoning == NULL || json_is_null(reasoning)); i++)
+        reasoning = json_object_get(fields, names[i]);
+    const bool thinks = reasoning != NULL && !json_is_null(reasoning);
+    if (thinks) {
+        TRY(jinja_from_json(scratch, reasoning, &thought));
+        TRY(set_field(scratch, *out, "thinking", thought));
+    }
+    json_object_foreach((json_t *)fields, key, field) {
+        if (json_is_null(field)) continue;
+        TRY(jinja_from_json(scratch, field, &value));
+        TRY(set_field(scratch, *out, key, value));
+    }
+    return thinks ? set_field(scratch, *out, "reasoning_content", thought) : STATUS_OK;
+}
+
+static Status add_messages(JinjaScratch *scratch, const TextOrMessages *from, JinjaValue list) {
+    for (int i = 0; from != NULL && i < from->message_count; i++) {
+        const Message *m = &from->messages[i];
+        JinjaValue message;
+        if (m->fields != NULL) {
+            TRY(full_message(scratch, m->fields, &message));
+        } else {
+            TRY(jinja_dict(scratch, 2, &message));
+            TRY(set_field(scratch, message, "role", text_value(m->role)));
+            TRY(set_field(scratch, message, "content", text_value(m->content)));
+        }
+        TRY(jinja_list_add(scratch, list, message));
+    }
+    return STATUS_OK;
+}
+
+typedef struct Variables {
+    JinjaVariable v[TOKENS + 4 + VARIABLES_MAX];
+    int count;
+} Variables;
+
+static void add_variable(Variables *to, const char *name, JinjaValue value) {
+    to->v[to->count++] = (JinjaVariable){name, value};
+}
+
+// What the row itself names, which wins over what is there already.
+static Status add_given(JinjaScratch *scratch, const json_t *given, Variables *to) {
+    const char *name;
+    json_t *json;
+    if (json_object_size(given) > VARIABLES_MAX)
+        return error_set(STATUS_DATA, "\"chat_template_kwargs\" holds more than %d variables", VARIABLES_MAX);
+    json_object_foreach((json_t *)given, name, json) {
+        JinjaValue value;
+        TRY(jinja_from_json(scratch, json, &value));
+        add_variable(to, name, value);
+    }
+    return STATUS_OK;
+}
+
+Status chat_template_render(const ChatTemplate *chat, JinjaScratch *scratch, const TextOrMessages *prompt,
+                            const TextOrMessages *answer, bool add_generation_prompt, const char **text,
+                            size_t *bytes) {
+    JinjaValue messages, tools = {.type = JINJA_NONE};
+    Variables variables = {.count = 0};
+    if (chat == NULL)
+        return error_set(STATUS_DATA,
+                         "the row has messages, but the model folder has no chat template; set data.chat_template "
+                         "to " BUILT_IN " or to a file with one, or give rows as plain text");
+    jinja_scratch_reset(scratch);
+    TRY(jinja_list(scratch, (size_t)prompt->message_count + (answer != NULL ? (size_t)answer->message_count : 0),
+                   &messages));
+    TRY(add_messages(scratch, prompt, messages));
+    TRY(add_messages(scratch, answer, messages));
+    if (prompt->tools != NULL) TRY(jinja_from_json(scratch, prompt->tools, &tools));
+    add_variable(&variables, "messages", messages);
+    add_variable(&variables, "tools", tools);
+    add_variable(&variables, "documents", (JinjaValue){.type = JINJA_NONE});
+    add_variable(&variables, "add_generation_prompt", jinja_bool(add_generation_prompt));
+    for (int i = 0; i < TOKENS; i++)
+        if (chat->token[i] != NULL) add_variable(&variables, token_names[i], text_value(chat->token[i]));
+    TRY(add_given(scratch, prompt->variables, &variables));
+    return jinja_render(prompt->tools != NULL && chat->with_tools != NULL ? chat->with_tools : chat->plain, scratch,
+                        variables.v, variables.count, chat->now, text, bytes);
 }

@@ -27,7 +27,7 @@ typedef enum Type {
     FLOAT_OR_AUTO,
     BOOL,
     MODULES // a choice of names
-} Type;     // WORD: a string out of `words`
+} Type;     // WORD: a file, or one of `words`
 
 typedef enum Range {
     ANY,
@@ -71,7 +71,9 @@ static const Option OPTIONS[] = {
     {"data.order", ENUM, AT(data.order), "shuffle", true, ANY, 0, 0, {"shuffle", "sequential"},
      "order of the training rows"},
     {"data.chat_template", WORD, AT(data.chat_template), "auto", true, ANY, 0, 0, {"auto", "zephyr", "chatml", "llama-2"},
-     "how messages become text; auto: as the model's folder says"},
+     "how messages become text: a name or a file; auto: as the model's folder says"},
+    {"data.today", INT, AT(data.today), "0", true, MIN_MAX, 0, 99991231, {0},
+     "the day that chat templates tell, as 20261231; 0: the one on which the run began"},
     {"data.skip_bad_rows", BOOL, AT(data.skip_bad_rows), "false", true, ANY, 0, 0, {0},
      "count and list bad rows instead of stopping"},
     {"data.reference_cache", STRING, AT(data.reference_cache), "", false, ANY, 0, 0, {0},
@@ -204,10 +206,14 @@ static Status refuse_key(const char *where, const char *key) {
 
 // What an option takes, as in "it must be ...".
 static void expected(const Option *option, char *out, size_t size) {
-    static const char *const plain[] = {[STRING] = "a string",    [INT] = "an integer",
-                                        [FLOAT] = "a number",     [FLOAT_OR_AUTO] = "a number or \"auto\"",
-                                        [BOOL] = "true or false", [MODULES] = "a list of module names"};
-    if (option->type != WORD && option->type != ENUM) {
+    static const char *const plain[] = {[STRING] = "a string",
+                                        [WORD] = "a string",
+                                        [INT] = "an integer",
+                                        [FLOAT] = "a number",
+                                        [FLOAT_OR_AUTO] = "a number or \"auto\"",
+                                        [BOOL] = "true or false",
+                                        [MODULES] = "a list of module names"};
+    if (option->type != ENUM) {
         snprintf(out, size, "%s", plain[option->type]);
         return;
     }
@@ -389,13 +395,10 @@ static Status set_modules(const Option *option, const Value *value, const char *
 
 static Status set_option(const Reading *reading, const Option *option, const Value *value) {
     void *field = (char *)reading->config + option->offset;
-    int index;
     if (value->kind == A_GROUP) return refuse_type(option, value);
     switch (option->type) {
     case STRING:
-        return set_string(option, value, field);
     case WORD:
-        TRY(set_word(option, value, &index));
         return set_string(option, value, field);
     case ENUM:
         return set_word(option, value, field);
@@ -860,7 +863,7 @@ bool config_key(int index, const char *const *modules, ConfigKey *out) {
                        .group = (int)strcspn(option->key, "."),
                        .help = option->help,
                        .needed = option->range == NEEDED,
-                       .path = option->type == STRING, // every free string is a path
+                       .path = option->type == STRING || option->type == WORD, // every free string is a path
                        .list = option->type == MODULES,
                        .alters = option->alters};
     expected(option, out->takes, sizeof out->takes);

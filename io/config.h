@@ -27,7 +27,8 @@ typedef struct Config {
         char train[CONFIG_TEXT_MAX], eval[CONFIG_TEXT_MAX];
         int64_t max_length, max_prompt_length; // tokens; max_prompt_length 0: no limit
         int order;                             // RowOrder
-        char chat_template[CONFIG_TEXT_MAX];   // "auto", "zephyr", "chatml", "llama-2"
+        char chat_template[CONFIG_TEXT_MAX];   // "auto", "zephyr", "chatml", "llama-2" or a file
+        int64_t today;                         // year, month and day as one number; 0: the day of the start
         bool skip_bad_rows;
         char reference_cache[CONFIG_TEXT_MAX]; // a folder; "": the run directory
         bool share_prefixes;

@@ -172,14 +172,20 @@ static Status read_message(const json_t *value, const Place *place, const char *
     if (!json_is_object(value))
         return ROW_ERROR(place, "message %zu of \"%s\" must be {\"role\", \"content\"}; got %s", index + 1, name,
                          value_text(value, text));
-    const json_t *role = json_object_get(value, "role"), *content = json_object_get(value, "content");
-    if (role == NULL || content == NULL)
+    const json_t *role = json_object_get(value, "role"), *content = field(value, "content");
+    const bool calls = content == NULL && field(value, "tool_calls") != NULL; // which need no words
+    if (role == NULL || (content == NULL && !calls))
         return ROW_ERROR(place, "message %zu of \"%s\" has no \"%s\"; a message is {\"role\", \"content\"}", index + 1,
                          name, role == NULL ? "role" : "content");
     if (!json_is_string(role))
         return ROW_ERROR(place, "\"role\" in message %zu of \"%s\" must be text; got %s", index + 1, name,
                          value_text(role, text));
     TRY(copy_text(role, place, &out->role));
+    if (json_object_size(value) > 2 || calls) out->fields = json_incref((json_t *)value);
+    if (calls) {
+        out->content = strdup("");
+        return out->content == NULL ? no_memory(place->path) : STATUS_OK;
+    }
     if (json_is_string(content)) return copy_text(content, place, &out->content);
     if (!message_content(content, &out->content))
         return ROW_ERROR(place, "\"content\" in message %zu of \"%s\" must be " MESSAGE_CONTENT_FORMS "; got %s",
@@ -203,6 +209,62 @@ static Status read_text_or_messages(const json_t *row, const Place *place, const
     if (out->messages == NULL) return no_memory(place->path);
     out->message_count = (int)count;
     for (size_t i = 0; i < count; i++) TRY(read_message(json_array_get(value, i), place, name, i, &out->messages[i]));
+    return STATUS_OK;
+}
+
+// Arguments of transformers' apply_chat_template, which no row may change.
+static bool is_reserved(const char *name) {
+    static const char *const names[] = {"conversation",
+                                        "messages",
+                                        "chat_template",
+                                        "add_generation_prompt",
+                                        "continue_final_message",
+                                        "tokenize",
+                                        "sanitize_control_tokens",
+                                        "padding",
+                                        "truncation",
+                                        "max_length",
+                                        "return_tensors",
+                                        "return_dict",
+                                        "return_assistant_tokens_mask",
+                                        "tokenizer_kwargs"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
+static Status read_tools(const json_t *row, const Place *place, json_t **out) {
+    json_t *tools = field(row, "tools");
+    char text[VALUE_TEXT_MAX];
+    json_error_t error;
+    if (tools == NULL) return STATUS_OK;
+    *out = json_is_string(tools)
+               ? json_foreign_load(json_string_value(tools), json_string_length(tools), JSON_DECODE_ANY, &error)
+               : json_incref(tools);
+    if (json_is_array(*out)) return STATUS_OK;
+    if (json_is_null(*out)) {
+        json_decref(*out);
+        *out = NULL;
+        return STATUS_OK;
+    }
+    return ROW_ERROR(place, "\"tools\" must be a list, or a text that holds one as JSON; got %s",
+                     value_text(tools, text));
+}
+
+// What the prompt's chat template gets beside the messages.
+static Status read_extras(const json_t *row, const Place *place, TextOrMessages *prompt) {
+    json_t *variables = field(row, "chat_template_kwargs");
+    char text[VALUE_TEXT_MAX];
+    const char *name;
+    json_t *value;
+    if (prompt->text != NULL) return STATUS_OK;
+    TRY(read_tools(row, place, &prompt->tools));
+    if (variables == NULL) return STATUS_OK;
+    if (!json_is_object(variables))
+        return ROW_ERROR(place, "\"chat_template_kwargs\" must be an object; got %s", value_text(variables, text));
+    json_object_foreach(variables, name, value) if (is_reserved(name)) return ROW_ERROR(
+        place, "\"chat_template_kwargs\" may not set \"%s\"; remove it", name);
+    prompt->variables = json_incref(variables);
     return STATUS_OK;
 }
 
@@ -251,6 +313,7 @@ static Status read_row(const json_t *row, const Place *place, JsonlRow *out) {
     if (out->paired && field(row, "completion") != NULL)
         return ROW_ERROR(place, "has both \"completion\" and \"%s\"; " ROW_FORMS, chosen ? "chosen" : "rejected");
     TRY(read_text_or_messages(row, place, "prompt", ROW_FORMS, &out->prompt));
+    TRY(read_extras(row, place, &out->prompt));
     if (out->paired) {
         TRY(read_completion(row, place, "chosen", &out->prompt, &out->completion[0]));
         TRY(read_completion(row, place, "rejected", &out->prompt, &out->completion[1]));
@@ -277,15 +340,15 @@ Status jsonl_prompt(const JsonlFile *file, int64_t index, TextOrMessages *out) {
     json_t *row = NULL;
     TRY(parse_line(file, index, &place, &row));
     Status status = read_text_or_messages(row, &place, "prompt", "a line is {\"prompt\": text or messages}", out);
+    if (status == STATUS_OK) status = read_extras(row, &place, out);
     json_decref(row);
     return status;
 }
 
 void jsonl_prompt_free(TextOrMessages *prompt) {
-    for (int i = 0; i < prompt->message_count; i++) {
-        free(prompt->messages[i].role);
-        free(prompt->messages[i].content);
-    }
+    for (int i = 0; i < prompt->message_count; i++) message_free(&prompt->messages[i]);
+    json_decref(prompt->tools);
+    json_decref(prompt->variables);
     free(prompt->messages);
     free(prompt->text);
     memset(prompt, 0, sizeof *prompt);
@@ -299,12 +362,16 @@ void jsonl_row_free(JsonlRow *row) {
 
 char *jsonl_sample_line(const TextOrMessages *prompt, const char *completion, int64_t step) {
     json_t *value = prompt->text != NULL ? json_string(prompt->text) : json_array();
-    for (int i = 0; i < prompt->message_count; i++)
-        json_array_append_new(
-            value, json_pack("{ss ss}", "role", prompt->messages[i].role, "content", prompt->messages[i].content));
+    for (int i = 0; i < prompt->message_count; i++) {
+        const Message *m = &prompt->messages[i];
+        json_array_append_new(value, m->fields != NULL ? json_incref(m->fields)
+                                                       : json_pack("{ss ss}", "role", m->role, "content", m->content));
+    }
     json_t *line = json_pack("{so ss}", "prompt", value, "completion", completion);
+    if (line != NULL && prompt->tools != NULL) json_object_set(line, "tools", prompt->tools);
+    if (line != NULL && prompt->variables != NULL) json_object_set(line, "chat_template_kwargs", prompt->variables);
     if (line != NULL && step >= 0) json_object_set_new(line, "step", json_integer(step));
-    char *text = line == NULL ? NULL : json_dumps(line, 0);
+    char *text = line == NULL ? NULL : json_foreign_dump(line, 0);
     json_decref(line);
     return text;
 }

@@ -11,9 +11,11 @@ typedef struct TextOrMessages {
     char *text;        // NULL when messages are given
     Message *messages; // [message_count]
     int message_count;
+    json_t *tools, *variables; // of a prompt that is messages: what else its chat template gets, or NULL
 } TextOrMessages;
 
-// One line. label form: completion[0], label. Paired form: completion[0] = chosen, completion[1] = rejected.
+// One line. A prompt may come with "tools" (a list, or its JSON as a text) and "chat_template_kwargs" (an object), as
+// TRL takes them. label form: completion[0], label. Paired form: completion[0] = chosen, completion[1] = rejected.
 typedef struct JsonlRow {
     TextOrMessages prompt, completion[2];
     bool paired;
@@ -38,7 +40,8 @@ void jsonl_close(JsonlFile *file);
 // missing or mistyped field, empty completion, label that is neither boolean nor 0/1, weight <= 0, invalid UTF-8, NUL
 // in a text that is used. Free with jsonl_row_free, also after an error. Thread-safe.
 Status jsonl_row(const JsonlFile *file, int64_t index, JsonlRow *out);
-// A line of a prompts file: only {"prompt": str or messages} is required, the rest ignored.
+// A line of a prompts file: only {"prompt": str or messages} is required, and but for tools and chat_template_kwargs
+// the rest ignored.
 Status jsonl_prompt(const JsonlFile *file, int64_t index, TextOrMessages *out);
 void jsonl_row_free(JsonlRow *row);
 void jsonl_prompt_free(TextOrMessages *prompt);

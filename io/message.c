@@ -8,6 +8,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+Status message_copy(const Message *from, Message *out) {
+    *out = (Message){strdup(from->role), strdup(from->content), json_incref(from->fields)};
+    if (out->role != NULL && out->content != NULL) return STATUS_OK;
+    message_free(out);
+    return error_set(STATUS_FAILED, "out of memory for a message");
+}
+
+void message_free(Message *message) {
+    free(message->role);
+    free(message->content);
+    json_decref(message->fields);
+    *message = (Message){0};
+}
+
+bool message_same(const Message *a, const Message *b) {
+    return strcmp(a->role, b->role) == 0 && strcmp(a->content, b->content) == 0 &&
+           (a->fields == b->fields || json_equal(a->fields, b->fields));
+}
+
 // The text of a part; NULL if it is no part of type text.
 static const char *part_text(const json_t *part) {
     const char *type = json_text(json_object_get(part, "type"));

@@ -1,11 +1,18 @@
-// A message of a conversation, as rows and the bodies of OpenAI's API write it: {"role", "content"}.
+// A message of a conversation, as rows and the bodies of OpenAI's API write it: {"role", "content"}, and what else a
+// chat template may look at.
 #pragma once
+#include "src/base/status.h"
 #include <jansson.h>
 #include <stdbool.h>
 
 typedef struct Message {
     char *role, *content; // UTF-8, may hold any character but NUL
+    json_t *fields;       // the whole object, where it has others (tool calls, thinking); NULL: it has these two alone
 } Message;
+
+Status message_copy(const Message *from, Message *out);
+void message_free(Message *message);
+bool message_same(const Message *a, const Message *b);
 
 #define MESSAGE_CONTENT_FORMS "text or a list of parts {\"type\": \"text\", \"text\"}, without \\u0000"
 

@@ -109,6 +109,14 @@ static void read_stops(Reader *reader, OpenAiRequest *out) {
     }
 }
 
+// A chat template may pass over others in silence.
+static bool is_role(const json_t *role) {
+    static const char *const names[] = {"system", "developer", "user", "assistant", "tool"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (json_is_string(role) && strcmp(json_string_value(role), names[i]) == 0) return true;
+    return false;
+}
+
 static void read_messages(Reader *reader, OpenAiRequest *out) {
     const json_t *messages = field(reader, "messages");
     const size_t count = json_array_size(messages);
@@ -120,8 +128,8 @@ static void read_messages(Reader *reader, OpenAiRequest *out) {
     if (out->messages == NULL) refuse(reader, "", "out of memory");
     for (size_t i = 0; i < count && !reader->failed; i++) {
         const json_t *message = json_array_get(messages, i), *role = json_object_get(message, "role");
-        if (!json_is_string(role)) {
-            refuse(reader, "messages", "must each have a role");
+        if (!is_role(role)) {
+            refuse(reader, "messages", "must each have a role: system, developer, user, assistant or tool");
             return;
         }
         Message *to = &out->messages[out->message_count++];
@@ -195,10 +203,7 @@ bool openai_parse(const char *body, size_t size, bool chat, OpenAiRequest *out, 
 }
 
 void openai_free(OpenAiRequest *request) {
-    for (int i = 0; i < request->message_count; i++) {
-        free(request->messages[i].role);
-        free(request->messages[i].content);
-    }
+    for (int i = 0; i < request->message_count; i++) message_free(&request->messages[i]);
     for (int i = 0; i < request->stop_count; i++) free(request->stop[i]);
     free(request->messages);
     free(request->model);

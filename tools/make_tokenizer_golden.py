@@ -202,13 +202,6 @@ VARIANTS = {  # of a template: texts that render as it does
     "chatml": [CHATML, NO_PROMPT + CHATML, CHATML.replace("'<|im_end|>' + '\n'", "'<|im_end|>\n'"), CHATML.replace("\n'", "\\n'"), CHATML_LINES, CHATML.replace("%}{", "%}\n{")],
     "llama-2": [LLAMA2, LLAMA2.replace("content.strip()", "content | trim"), LLAMA2.replace("'", '"')],
 }
-UNKNOWN = [  # near a known one, and rendering otherwise
-    ZEPHYR.replace("{% endif %}\n{% if", "{% endif %}\n\n{% if"), ZEPHYR.replace("}}\n", "}}"), ZEPHYR.replace("<|assistant|>' }}", "<|assistant|> ' }}"),
-    ZEPHYR.replace("\n{{", "\n {{"), ZEPHYR.replace("eos_token }}", "eos_token -}}"),
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}" + CHATML,
-    CHATML.replace("{% endfor %}", "{% endfor %}{{ eos_token }}"), CHATML.replace("<|im_end|>' + '\n'", "<|im_end|>' + ' \n'"), CHATML.replace("%}{{", "%} {{"), CHATML + " ", CHATML.replace("assistant\n", "assistant"),
-    LLAMA2.replace("content.strip()", "content"), LLAMA2.replace("bos_token + ", ""), LLAMA2.replace("false %}", "'' %}"), "{# note #}" + CHATML, "{{ messages }}", "", "{% for", "{{ 'open",
-]
 
 
 def chat_cases():
@@ -260,9 +253,6 @@ def main():
     write_lines(added / "cases.json", text_cases(tokenizer, ADDED_STRINGS + FIXED[:60]))
     (GOLDEN / "chat").mkdir(exist_ok=True)
     write_lines(GOLDEN / "chat" / "cases.json", chat_cases())
-    assert not any(text in texts for text in UNKNOWN for texts in VARIANTS.values())
-    known = [{"template": name, "text": text} for name, texts in VARIANTS.items() for text in texts]
-    write_lines(GOLDEN / "chat" / "templates.json", known + [{"template": None, "text": text} for text in UNKNOWN])
 
 
 if __name__ == "__main__":

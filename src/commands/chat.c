@@ -423,7 +423,7 @@ static Status open_chat(Chat *chat, const char *source) {
     char from[PATH_MAX], *why = NULL;
     TRY(tuned_open(run, source, !chat->base, from));
     const char *rows = run->config.data.train, *file = chat->prompt_template;
-    TRY(prompt_frame_open(&chat->talk.frame, file, rows, run->chat != CHAT_NONE, &why));
+    TRY(prompt_frame_open(&chat->talk.frame, file, rows, run->chat != NULL, &why));
     const int32_t positions = run->model.options.max_positions;
     chat->context = positions < CONTEXT_MAX ? positions : CONTEXT_MAX;
     Status status = open_generator(chat);

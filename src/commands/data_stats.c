@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define SHOWN_MAX 20 // bad rows and contradictions that the text names; JSON names all
 
@@ -27,7 +28,7 @@ typedef struct Arguments {
 // What counts lengths: the tokens of a model, or characters.
 typedef struct Ruler {
     Tokenizer *tokenizer; // NULL: characters
-    ChatTemplate chat;
+    ChatTemplate *chat;
     int64_t max_length, max_prompt_length; // 0: none
 } Ruler;
 
@@ -372,7 +373,8 @@ static Status open_ruler(Ruler *ruler, const Arguments *arguments) {
         ruler->max_prompt_length = 0;
     }
     TRY(tokenizer_open(&ruler->tokenizer, folder));
-    return chat_template_find(folder, chat, &ruler->chat);
+    return chat_template_open(&ruler->chat, folder, chat, tokenizer_bos_text(ruler->tokenizer),
+                              tokenizer_eos_text(ruler->tokenizer), time(NULL));
 }
 
 static Status run_command(Comm *comm, int argc, char **argv) {
@@ -393,6 +395,7 @@ static Status run_command(Comm *comm, int argc, char **argv) {
         status = error_set(STATUS_FAILED, "standard output: cannot be written: %s", strerror(errno));
     for (int i = 0; i < argc; i++) free_figures(&figures[i]);
     free(figures);
+    chat_template_close(ruler.chat);
     tokenizer_close(ruler.tokenizer);
     return status;
 }

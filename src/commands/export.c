@@ -282,10 +282,6 @@ static Status write_merged(const Export *e, const char *dir, MergeResult *result
 
 static Status write_card(const Export *e, const char *dir, const char *base, bool on_hub, const char *dtype) {
     char path[PATH_MAX];
-    ChatTemplate chat = CHAT_NONE;
-    const bool has_template =
-        chat_template_find(e->config.model.path, "auto", &chat) != STATUS_OK || chat != CHAT_NONE; // or an unknown one
-    error_clear();
     const ModelCard card = {.merged = e->arguments->format == FORMAT_MERGED,
                             .folder = e->arguments->out,
                             .run_dir = e->run_dir,
@@ -296,7 +292,7 @@ static Status write_card(const Export *e, const char *dir, const char *base, boo
                             .config = &e->config,
                             .step = e->step,
                             .adapter_hash = hash_bytes(0, e->adapter, (size_t)e->table.count * sizeof *e->adapter),
-                            .base_has_template = has_template};
+                            .base_has_template = chat_template_is_there(e->config.model.path)};
     TRY(join(path, dir, "README.md"));
     return model_card_write(path, &card);
 }

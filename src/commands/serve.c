@@ -644,7 +644,7 @@ static Status read_token(Server *server) {
 static Status find_frame(Server *server) {
     char *why = NULL;
     TRY(prompt_frame_open(&server->frame, server->options.template_file, server->run.config.data.train,
-                          server->run.chat != CHAT_NONE, &why));
+                          server->run.chat != NULL, &why));
     if (why != NULL)
         log_warning("%s; so prompts are what is asked and no more (--prompt-template FILE says how to ask)", why);
     free(why);

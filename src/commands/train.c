@@ -98,6 +98,7 @@ static Status train(Training *t) {
     join_path(t->path_adapter, output, "adapter");
     join_path(t->path_samples, output, "samples.jsonl");
     join_path(t->path_metrics, output, "metrics.h5");
+    TRY(run_fix_today(run));
     TRY(comm_agree(run->comm, training_speaks(t) ? open_folder(t) : STATUS_OK));
     int64_t saved_micro_batch_tokens;
     TRY(resuming_find(t, &saved_micro_batch_tokens));

@@ -12,11 +12,6 @@ static Status copy(const char *text, char **out) {
     return *out != NULL ? STATUS_OK : error_set(STATUS_FAILED, "out of memory for a conversation");
 }
 
-static void free_message(Message *message) {
-    free(message->role);
-    free(message->content);
-}
-
 void conversation_free(Conversation *talk) {
     conversation_forget(talk);
     prompt_frame_free(&talk->frame);
@@ -39,7 +34,7 @@ static Status add(Conversation *talk, const char *role, const char *words) {
     if (status == STATUS_OK)
         talk->messages[talk->count++] = message;
     else
-        free_message(&message);
+        message_free(&message);
     return status;
 }
 
@@ -53,7 +48,7 @@ Status conversation_answer(Conversation *talk, const char *words) {
 }
 
 void conversation_take_back(Conversation *talk) {
-    if (talk->count > 0) free_message(&talk->messages[--talk->count]);
+    if (talk->count > 0) message_free(&talk->messages[--talk->count]);
 }
 
 void conversation_forget(Conversation *talk) {
@@ -68,12 +63,12 @@ Status conversation_set_system(Conversation *talk, const char *text) {
     return STATUS_OK;
 }
 
-static Status encode(const Conversation *talk, const Tokenizer *tokenizer, ChatTemplate chat, int32_t **ids,
+static Status encode(const Conversation *talk, const Tokenizer *tokenizer, const ChatTemplate *chat, int32_t **ids,
                      int32_t *count) {
     Message *messages = NULL;
     TRY(MEMORY_ALLOC(messages, talk->count + 1, "a conversation"));
     const int lead = talk->system != NULL && talk->frame.chat;
-    if (lead) messages[0] = (Message){"system", talk->system};
+    if (lead) messages[0] = (Message){.role = "system", .content = talk->system};
     if (talk->count > 0) memcpy(messages + lead, talk->messages, (size_t)talk->count * sizeof *messages);
     TextOrMessages prompt = {0};
     Status status = prompt_frame_converse(&talk->frame, messages, lead + talk->count, &prompt);
@@ -85,13 +80,13 @@ static Status encode(const Conversation *talk, const Tokenizer *tokenizer, ChatT
 
 // The oldest question and its answer.
 static void drop_oldest(Conversation *talk) {
-    free_message(&talk->messages[0]);
-    free_message(&talk->messages[1]);
+    message_free(&talk->messages[0]);
+    message_free(&talk->messages[1]);
     talk->count -= 2;
     memmove(talk->messages, talk->messages + 2, (size_t)talk->count * sizeof *talk->messages);
 }
 
-Status conversation_encode(Conversation *talk, const Tokenizer *tokenizer, ChatTemplate chat, int32_t limit,
+Status conversation_encode(Conversation *talk, const Tokenizer *tokenizer, const ChatTemplate *chat, int32_t limit,
                            int32_t **ids, int32_t *count, int *dropped) {
     *ids = NULL;
     for (*dropped = 0;; ++*dropped) {

@@ -23,5 +23,5 @@ Status conversation_set_system(Conversation *talk, const char *text);
 
 // The prompt for the last question as ids. While it has more than `limit`, the oldest question and its answer are
 // forgotten; *dropped gets how many times. It may still be longer when nothing is left to drop. Caller frees *ids.
-Status conversation_encode(Conversation *talk, const Tokenizer *tokenizer, ChatTemplate chat, int32_t limit,
+Status conversation_encode(Conversation *talk, const Tokenizer *tokenizer, const ChatTemplate *chat, int32_t limit,
                            int32_t **ids, int32_t *count, int *dropped);

@@ -20,29 +20,24 @@ static Status encode_text(const Tokenizer *tokenizer, const char *text, bool add
     return tokenizer_encode(tokenizer, text, strlen(text), add_bos, &out->v, &out->count, &out->capacity);
 }
 
-// Messages (a then b) through the chat template; b may be NULL.
-static Status encode_messages(const Tokenizer *tokenizer, ChatTemplate chat, const TextOrMessages *a,
-                              const TextOrMessages *b, bool add_generation_prompt, Ids *out) {
-    int count = a->message_count + (b == NULL ? 0 : b->message_count);
-    Message *messages = malloc(sizeof *messages * (size_t)(count > 0 ? count : 1));
-    char *text = NULL;
-    if (messages == NULL) return error_set(STATUS_FAILED, "out of memory for a conversation of %d messages", count);
-    memcpy(messages, a->messages, sizeof *messages * (size_t)a->message_count);
-    if (b != NULL) memcpy(messages + a->message_count, b->messages, sizeof *messages * (size_t)b->message_count);
-    Status status = chat_template_render(chat, messages, count, add_generation_prompt, tokenizer_bos_text(tokenizer),
-                                         tokenizer_eos_text(tokenizer), &text);
+// The messages of a prompt, and of an answer behind them where it is not NULL, through the chat template.
+static Status encode_messages(const Tokenizer *tokenizer, const ChatTemplate *chat, JinjaScratch *scratch,
+                              const TextOrMessages *prompt, const TextOrMessages *answer, Ids *out) {
+    const char *text;
+    size_t bytes;
+    out->count = 0;
+    TRY(chat_template_render(chat, scratch, prompt, answer, answer == NULL, &text, &bytes));
     // What a template writes is complete: no BOS is added.
-    if (status == STATUS_OK) status = encode_text(tokenizer, text, false, out);
-    free(messages);
-    free(text);
-    return status;
+    return tokenizer_encode(tokenizer, text, bytes, false, &out->v, &out->count, &out->capacity);
 }
 
-Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *tokenizer, ChatTemplate chat, int32_t **ids,
-                             int32_t *count) {
+Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *tokenizer, const ChatTemplate *chat,
+                             int32_t **ids, int32_t *count) {
     Ids out = {0};
+    JinjaScratch scratch = {0};
     Status status = prompt->text != NULL ? encode_text(tokenizer, prompt->text, tokenizer_adds_bos(tokenizer), &out)
-                                         : encode_messages(tokenizer, chat, prompt, NULL, true, &out);
+                                         : encode_messages(tokenizer, chat, &scratch, prompt, NULL, &out);
+    jinja_scratch_free(&scratch);
     if (status == STATUS_OK && out.count == 0)
         status = error_set(STATUS_DATA, "an empty prompt and a tokenizer without BOS leave nothing to start from");
     *ids = out.v;
@@ -51,11 +46,12 @@ Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *toke
 }
 
 // prompt and prompt+completion as ids (TRL 1.16's tokenize_fn); the completion starts where they diverge.
-static Status encode_pair(const Tokenizer *tokenizer, ChatTemplate chat, const TextOrMessages *prompt,
-                          const TextOrMessages *completion, Ids *prompt_ids, Ids *both_ids) {
+static Status encode_pair(const Tokenizer *tokenizer, const ChatTemplate *chat, JinjaScratch *scratch,
+                          const TextOrMessages *prompt, const TextOrMessages *completion, Ids *prompt_ids,
+                          Ids *both_ids) {
     if (prompt->text == NULL) {
-        TRY(encode_messages(tokenizer, chat, prompt, NULL, true, prompt_ids));
-        return encode_messages(tokenizer, chat, prompt, completion, false, both_ids);
+        TRY(encode_messages(tokenizer, chat, scratch, prompt, NULL, prompt_ids));
+        return encode_messages(tokenizer, chat, scratch, prompt, completion, both_ids);
     }
     const char *eos = tokenizer_eos_text(tokenizer);
     const size_t p = strlen(prompt->text), c = strlen(completion->text), e = strlen(eos);
@@ -71,21 +67,61 @@ static Status encode_pair(const Tokenizer *tokenizer, ChatTemplate chat, const T
     return status;
 }
 
-Status dataset_lengths(const TextOrMessages *prompt, const TextOrMessages *completion, const Tokenizer *tokenizer,
-                       ChatTemplate chat, int32_t *prompt_length, int32_t *completion_length) {
-    Ids start = {0}, both = {0};
-    Status status = encode_pair(tokenizer, chat, prompt, completion, &start, &both);
+static size_t common_bytes(const char *a, const char *b) {
+    size_t n = 0;
+    while (a[n] != '\0' && a[n] == b[n]) n++;
+    return n;
+}
+
+// A template may open the answer's turn otherwise than an answer does (DeepSeek R1's "<think>"): the completion starts
+// where they part then, as in TRL 1.16. But where it writes the messages before that turn otherwise once an answer
+// follows, words of the prompt would be scored as the answer's.
+static Status check_history(const ChatTemplate *chat, JinjaScratch *scratch, const TextOrMessages *prompt,
+                            const TextOrMessages *completion) {
+    const char *text;
+    size_t bytes;
+    TRY(chat_template_render(chat, scratch, prompt, NULL, true, &text, &bytes));
+    char *asked = strdup(text);
+    if (asked == NULL) return error_set(STATUS_FAILED, "out of memory for a row of %zu bytes", bytes);
+    Status status = chat_template_render(chat, scratch, prompt, NULL, false, &text, &bytes);
+    const size_t history = status == STATUS_OK ? common_bytes(asked, text) : 0;
+    if (status == STATUS_OK) status = chat_template_render(chat, scratch, prompt, completion, false, &text, &bytes);
+    const size_t kept = status == STATUS_OK ? common_bytes(asked, text) : 0;
+    if (status == STATUS_OK && kept < history)
+        status =
+            error_set(STATUS_DATA,
+                      "the chat template writes the prompt otherwise once an answer follows, from \"%.24s\" on, so "
+                      "that the answer cannot be told from it; give a template that does not by "
+                      "data.chat_template",
+                      asked + kept);
+    free(asked);
+    return status;
+}
+
+// The number of tokens that prompt and prompt+completion begin with alike.
+static Status find_seam(const ChatTemplate *chat, JinjaScratch *scratch, const TextOrMessages *prompt,
+                        const TextOrMessages *completion, const Ids *start, const Ids *both, int32_t *seam) {
     int32_t p = 0;
-    while (p < start.count && p < both.count && start.v[p] == both.v[p]) p++;
-    free(start.v);
-    free(both.v);
-    TRY(status);
+    while (p < start->count && p < both->count && start->v[p] == both->v[p]) p++;
+    *seam = p;
+    if (p < start->count && prompt->text == NULL) TRY(check_history(chat, scratch, prompt, completion));
     if (p == 0)
         return error_set(STATUS_DATA, "the prompt is empty and the tokenizer adds no BOS; give the prompt a text");
-    if (p == both.count) return error_set(STATUS_DATA, "the completion is empty once tokenised; give it a text");
-    *prompt_length = p;
-    *completion_length = both.count - p;
+    if (p == both->count) return error_set(STATUS_DATA, "the completion is empty once tokenised; give it a text");
     return STATUS_OK;
+}
+
+Status dataset_lengths(const TextOrMessages *prompt, const TextOrMessages *completion, const Tokenizer *tokenizer,
+                       const ChatTemplate *chat, int32_t *prompt_length, int32_t *completion_length) {
+    Ids start = {0}, both = {0};
+    JinjaScratch scratch = {0};
+    Status status = encode_pair(tokenizer, chat, &scratch, prompt, completion, &start, &both);
+    if (status == STATUS_OK) status = find_seam(chat, &scratch, prompt, completion, &start, &both, prompt_length);
+    if (status == STATUS_OK) *completion_length = both.count - *prompt_length;
+    jinja_scratch_free(&scratch);
+    free(start.v);
+    free(both.v);
+    return status;
 }
 
 // --- a share of the file --------------------------------------------------------------------------------------------
@@ -98,6 +134,7 @@ typedef struct Share {
     int64_t token_count, token_capacity;
     DatasetCounts counts;
     Ids prompt, both[2]; // of the line at hand: prompt, and prompt + completion
+    JinjaScratch scratch;
 } Share;
 
 static Status grow(void **v, int64_t *capacity, int64_t needed, size_t size) {
@@ -114,24 +151,16 @@ static Status grow(void **v, int64_t *capacity, int64_t needed, size_t size) {
 static Status encode_completion(Share *share, const JsonlFile *file, uint32_t number, const JsonlRow *source, int which,
                                 const Tokenizer *tokenizer, const DatasetOptions *options, int32_t *seam) {
     Ids *prompt = &share->prompt, *both = &share->both[which];
-    Status status = encode_pair(tokenizer, options->chat, &source->prompt, &source->completion[which], prompt, both);
+    const TextOrMessages *asked = &source->prompt, *answer = &source->completion[which];
+    Status status = encode_pair(tokenizer, options->chat, &share->scratch, asked, answer, prompt, both);
+    if (status == STATUS_OK) status = find_seam(options->chat, &share->scratch, asked, answer, prompt, both, seam);
     if (status != STATUS_OK) return error_at(status, file->path, number);
-    int32_t p = 0;
-    while (p < prompt->count && p < both->count && prompt->v[p] == both->v[p]) p++;
-    if (p == 0)
-        return error_set(STATUS_DATA,
-                         "%s:%u: the prompt is empty and the tokenizer adds no BOS; give the prompt a text", file->path,
-                         number);
-    if (p == both->count)
-        return error_set(STATUS_DATA, "%s:%u: the completion is empty once tokenised; give it a text", file->path,
-                         number);
     for (int32_t i = 0; i < both->count; i++)
         if (both->v[i] < 0 || both->v[i] >= options->vocab)
             return error_set(STATUS_DATA,
                              "%s:%u: token id %d is not in the model's vocabulary of %d; tokenizer and model do "
                              "not belong together",
                              file->path, number, both->v[i], options->vocab);
-    *seam = p;
     return STATUS_OK;
 }
 
@@ -209,6 +238,7 @@ static void share_free(Share *share) {
     free(share->prompt.v);
     free(share->both[0].v);
     free(share->both[1].v);
+    jinja_scratch_free(&share->scratch);
 }
 
 // --- all shares into the node's memory ------------------------------------------------------------------------------

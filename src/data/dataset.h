@@ -45,8 +45,8 @@ typedef struct DatasetOptions {
     bool pairs; // the loss takes pairs; a row that is none is a bad one
     uint64_t seed;
     int32_t batch_size;
-    ChatTemplate chat;
-    int32_t vocab; // of the model: ids must be smaller
+    const ChatTemplate *chat; // NULL: none
+    int32_t vocab;            // of the model: ids must be smaller
 } DatasetOptions;
 
 // Collective over all ranks. STATUS_DATA with FILE:LINE for a bad row (unless skip_bad_rows), or when no row is left.
@@ -65,9 +65,9 @@ void dataset_batch(const Dataset *dataset, int32_t batch, BatchRow *rows);
 void dataset_epoch_order(const Dataset *dataset, bool shuffle, uint64_t seed, int64_t epoch, int32_t *visit);
 
 // A prompt as tokens for sampling: through the chat template when it is messages. Caller frees *ids.
-Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *tokenizer, ChatTemplate chat, int32_t **ids,
-                             int32_t *count);
+Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *tokenizer, const ChatTemplate *chat,
+                             int32_t **ids, int32_t *count);
 // Tokens of a prompt and of a completion behind it, uncut, as a row of a data set has them. STATUS_DATA, without
 // FILE:LINE, for a row that a data set refuses.
 Status dataset_lengths(const TextOrMessages *prompt, const TextOrMessages *completion, const Tokenizer *tokenizer,
-                       ChatTemplate chat, int32_t *prompt_length, int32_t *completion_length);
+                       const ChatTemplate *chat, int32_t *prompt_length, int32_t *completion_length);

@@ -55,30 +55,32 @@ static const char *persons_words(const TextOrMessages *prompt) {
 static bool same_lead(const PromptFrame *frame, const TextOrMessages *prompt) {
     if (prompt->message_count - 1 != frame->lead_count) return false;
     for (int i = 0; i < frame->lead_count; i++)
-        if (strcmp(frame->lead[i].role, prompt->messages[i].role) != 0 ||
-            strcmp(frame->lead[i].content, prompt->messages[i].content) != 0)
-            return false;
+        if (!message_same(&frame->lead[i], &prompt->messages[i])) return false;
     return true;
 }
 
 static void drop_lead(PromptFrame *frame) {
-    for (int i = 0; i < frame->lead_count; i++) {
-        free(frame->lead[i].role);
-        free(frame->lead[i].content);
-    }
+    for (int i = 0; i < frame->lead_count; i++) message_free(&frame->lead[i]);
     free(frame->lead);
     frame->lead = NULL;
     frame->lead_count = 0;
+}
+
+// Forgets what not all prompts have alike.
+static void keep_same(json_t **common, const json_t *other) {
+    if (*common == other || json_equal(*common, other)) return;
+    json_decref(*common);
+    *common = NULL;
 }
 
 static Status start_from(PromptFrame *frame, const TextOrMessages *prompt) {
     frame->chat = prompt->text == NULL;
     if (frame->chat) {
         TRY(MEMORY_ALLOC(frame->lead, prompt->message_count, "a prompt"));
-        for (; frame->lead_count < prompt->message_count - 1; frame->lead_count++) {
-            const Message *message = &prompt->messages[frame->lead_count];
-            TRY(copy_message(message->role, "", message->content, "", &frame->lead[frame->lead_count]));
-        }
+        for (; frame->lead_count < prompt->message_count - 1; frame->lead_count++)
+            TRY(message_copy(&prompt->messages[frame->lead_count], &frame->lead[frame->lead_count]));
+        frame->tools = json_incref(prompt->tools);
+        frame->variables = json_incref(prompt->variables);
     }
     TRY(join(persons_words(prompt), "", "", &frame->before));
     return join(persons_words(prompt), "", "", &frame->after);
@@ -99,6 +101,8 @@ Status prompt_frame_of_rows(PromptFrame *out, const char *path) {
         } else if (status == STATUS_OK && (prompt.text == NULL) == out->chat) {
             // Conversations of several turns have no lead in common; the last message is still a person's.
             if (out->chat && !same_lead(out, &prompt)) drop_lead(out);
+            keep_same(&out->tools, prompt.tools);
+            keep_same(&out->variables, prompt.variables);
             differ |= strcmp(persons_words(&prompt), out->before) != 0;
             narrow(out->before, out->after, persons_words(&prompt));
             if (strlen(persons_words(&prompt)) < shortest) shortest = strlen(persons_words(&prompt));
@@ -157,6 +161,8 @@ Status prompt_frame_open(PromptFrame *out, const char *file, const char *rows, b
 
 void prompt_frame_free(PromptFrame *frame) {
     drop_lead(frame);
+    json_decref(frame->tools);
+    json_decref(frame->variables);
     free(frame->before);
     free(frame->after);
     *frame = (PromptFrame){0};
@@ -177,15 +183,17 @@ Status prompt_frame_converse(const PromptFrame *frame, const Message *messages, 
         const Message *from = i < lead ? &frame->lead[i] : &messages[i - lead];
         const bool persons = i >= lead && strcmp(from->role, "user") == 0;
         out->message_count = i + 1;
-        status =
-            copy_message(from->role, persons ? before : "", from->content, persons ? after : "", &out->messages[i]);
+        status = persons ? copy_message(from->role, before, from->content, after, &out->messages[i])
+                         : message_copy(from, &out->messages[i]);
     }
+    out->tools = json_incref(frame->tools);
+    out->variables = json_incref(frame->variables);
     if (status != STATUS_OK) jsonl_prompt_free(out);
     return status;
 }
 
 Status prompt_frame_fill(const PromptFrame *frame, const char *words, TextOrMessages *out) {
-    const Message message = {"user", (char *)words};
+    const Message message = {.role = "user", .content = (char *)words};
     return prompt_frame_converse(frame, &message, 1, out);
 }
 

@@ -9,7 +9,8 @@ typedef struct PromptFrame {
     bool chat;     // messages for the model's chat template; else one text
     Message *lead; // [lead_count] messages before the person's, e.g. a system message
     int lead_count;
-    char *before, *after; // around the person's words
+    json_t *tools, *variables; // for the chat template, as rows have them; NULL: none, or not in all rows alike
+    char *before, *after;      // around the person's words
 } PromptFrame;
 
 // What the prompts of the rows of `path` (the first thousand) have in common. STATUS_DATA naming the file.

@@ -10,8 +10,8 @@ typedef struct Answering {
     Comm *comm;
     Model *model;
     const Tokenizer *tokenizer;
-    ChatTemplate chat;
-    const EndTokens *ends; // of an answer
+    const ChatTemplate *chat; // NULL: none
+    const EndTokens *ends;    // of an answer
 } Answering;
 
 typedef struct SampleOptions {

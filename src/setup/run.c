@@ -1,14 +1,17 @@
 #include "src/setup/run.h"
 
+#include "io/files.h"
 #include "src/base/memory.h"
 #include "src/base/names.h"
 #include "src/setup/device.h"
 #include "src/setup/memory_plan.h"
 
+#include <limits.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 // Weights up to here: a thread alone computes one sequence's token almost as fast as all threads together, and threads
 // apart compute more of many (docs/speed.md has the figures).
@@ -123,8 +126,53 @@ static Status open_step(Run *run, int64_t saved_micro_batch_tokens) {
     return memory_plan_reserve(run);
 }
 
-static Status open_tokenizer(Run *run, int32_t *vocab) {
+// Noon of a day that is written as one number.
+static Status noon_of(int64_t day, time_t *out) {
+    struct tm noon = {.tm_year = (int)(day / 10000) - 1900,
+                      .tm_mon = (int)(day / 100 % 100) - 1,
+                      .tm_mday = (int)(day % 100),
+                      .tm_hour = 12,
+                      .tm_isdst = -1};
+    const struct tm asked = noon;
+    *out = mktime(&noon);
+    if (noon.tm_mday == asked.tm_mday && noon.tm_mon == asked.tm_mon && *out != (time_t)-1) return STATUS_OK;
+    return error_set(STATUS_USAGE, "data.today is %lld, which is no day; write one as 20261231", (long long)day);
+}
+
+static int64_t day_of(time_t now) {
+    struct tm day;
+    if (localtime_r(&now, &day) == NULL) return 0;
+    return (day.tm_year + 1900) * INT64_C(10000) + (day.tm_mon + 1) * 100 + day.tm_mday;
+}
+
+static Status first_day(const Run *run, int64_t *day) {
+    char path[PATH_MAX];
+    ChatTemplate *chat;
+    TRY(chat_template_open(&chat, run->config.model.path, run->config.data.chat_template, "", "", 0));
+    const bool tells_time = chat_template_tells_time(chat);
+    chat_template_close(chat);
+    if (!tells_time) return STATUS_OK;
+    if ((size_t)snprintf(path, sizeof path, "%s/config.cfg", run->config.train.output_dir) < sizeof path &&
+        file_exists(path)) {
+        Config saved;
+        TRY(config_load(&saved, arch_modules, path, 0, NULL));
+        *day = saved.data.today;
+    }
+    if (*day == 0) *day = day_of(time(NULL));
+    return STATUS_OK;
+}
+
+Status run_fix_today(Run *run) {
+    int64_t day = run->config.data.today;
+    TRY(comm_agree(run->comm, run->comm->rank == 0 && day == 0 ? first_day(run, &day) : STATUS_OK));
+    TRY(comm_broadcast(run->comm, "the day of the start", &day, sizeof day, 0));
+    run->config.data.today = day;
+    return STATUS_OK;
+}
+
+static Status open_tokenizer(Run *run, time_t now, int32_t *vocab) {
     const char *dir = run->config.model.path;
+    if (run->config.data.today > 0) TRY(noon_of(run->config.data.today, &now));
     ModelConfig config;
     TRY(model_config_read(&config, dir));
     TRY(tokenizer_open(&run->tokenizer, dir));
@@ -136,12 +184,15 @@ static Status open_tokenizer(Run *run, int32_t *vocab) {
                          "%s: the tokenizer has %d tokens but the embedding only %d; tokenizer and model do not "
                          "belong together",
                          dir, tokenizer_vocab(run->tokenizer), config.vocab);
-    return chat_template_find(dir, run->config.data.chat_template, &run->chat);
+    return chat_template_open(&run->chat, dir, run->config.data.chat_template, tokenizer_bos_text(run->tokenizer),
+                              tokenizer_eos_text(run->tokenizer), now);
 }
 
 Status run_open(Run *run, unsigned parts, int64_t saved_micro_batch_tokens) {
     int32_t vocab = 0;
-    TRY(comm_agree(run->comm, open_tokenizer(run, &vocab)));
+    time_t now = time(NULL); // of one rank: chat templates may tell it
+    TRY(comm_broadcast(run->comm, "the time of the start", &now, sizeof now, 0));
+    TRY(comm_agree(run->comm, open_tokenizer(run, now, &vocab)));
     if (parts & RUN_ROWS) TRY(open_rows(run, vocab));
     if (parts & RUN_MODEL) TRY(open_model(run, parts & RUN_STEP));
     if (parts & RUN_STEP) TRY(comm_agree(run->comm, open_step(run, saved_micro_batch_tokens)));
@@ -162,6 +213,7 @@ void run_close(Run *run) {
     if (run->has_model) model_close(&run->model);
     dataset_close(&run->train);
     dataset_close(&run->eval);
+    chat_template_close(run->chat);
     tokenizer_close(run->tokenizer);
 }
 

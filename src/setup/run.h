@@ -16,6 +16,9 @@ Status run_open(Run *run, unsigned parts, int64_t saved_micro_batch_tokens);
 // The reference log-probs of both data sets, from the caches in `folder`. Collective.
 Status run_open_references(Run *run, const char *folder);
 void run_close(Run *run);
+// Sets data.today, where it is not set and the chat template tells the day, to the day on which the run in
+// train.output_dir began: a run that goes on another day keeps its rows. Collective; before run_open.
+Status run_fix_today(Run *run);
 
 // The model's options as the configuration says them; no device yet.
 ModelOptions run_model_options(const Config *config);

@@ -11,7 +11,7 @@ typedef struct Run {
     Config config;
     Comm *comm;
     Tokenizer *tokenizer;
-    ChatTemplate chat;
+    ChatTemplate *chat; // NULL: none
     EndTokens ends; // of an answer: the tokenizer's, which training appends, and those that the model's folder names
     Dataset train, eval; // eval.count 0: none
     Model model;

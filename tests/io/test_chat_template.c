@@ -1,6 +1,9 @@
-// io/chat_template against texts that transformers' apply_chat_template rendered (tests/golden/chat, made by
-// tools/make_tokenizer_golden.py), and the recognition of templates.
+// io/chat_template against texts that transformers' apply_chat_template rendered: the built-in templates
+// (tests/golden/chat) and those of model families (tests/golden/templates), both made by tools/make_template_golden.py;
+// and where a folder's template is looked for.
 #include "io/chat_template.h"
+
+#include "tests/io/temporary_folder.h"
 
 #include <jansson.h>
 #include <limits.h>
@@ -9,48 +12,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
-#define GOLDEN TEST_DATA "/chat"
-
-static char folder[PATH_MAX];
-
-static int folder_setup(void **state) {
-    (void)state;
-    snprintf(folder, sizeof folder, "/tmp/kto-chat-XXXXXX");
-    error_clear();
-    return mkdtemp(folder) == NULL ? -1 : 0;
-}
-
-static int folder_teardown(void **state) {
-    (void)state;
-    char path[PATH_MAX + 64];
-    snprintf(path, sizeof path, "%s/chat_template.jinja", folder);
-    unlink(path);
-    snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
-    unlink(path);
-    error_clear();
-    return rmdir(folder);
-}
+#define FAMILIES TEST_DATA "/templates"
+#define NOW      1767323045 // 2 January 2026, 03:04:05 UTC
 
 static void write_file(const char *name, const char *text) {
-    char path[PATH_MAX + 64];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *file = fopen(path, "w");
+    FILE *file = fopen(name, "w");
     assert_non_null(file);
     fputs(text, file);
     assert_int_equal(fclose(file), 0);
-}
-
-static void write_config(json_t *chat_template) { // takes the reference
-    json_t *config = json_pack("{so}", "chat_template", chat_template);
-    assert_non_null(config);
-    char *text = json_dumps(config, 0);
-    write_file("tokenizer_config.json", text);
-    free(text);
-    json_decref(config);
 }
 
 static json_t *load_cases(const char *path) {
@@ -65,149 +38,226 @@ static const char *text_of(const json_t *object, const char *key) {
     return json_string_value(json_object_get(object, key));
 }
 
-static void texts_are_those_of_jinja(void **state) {
-    (void)state;
-    json_t *cases = load_cases(GOLDEN "/cases.json"), *one;
+static ChatTemplate *open_chat(const char *dir, const char *setting) {
+    ChatTemplate *chat;
+    error_clear();
+    if (chat_template_open(&chat, dir, setting, "<s>", "</s>", NOW) != STATUS_OK) fail_msg("%s", error_text());
+    return chat;
+}
+
+// The cases as lines of a file, so that they come to the template the way that rows do.
+static void write_rows(const char *path, const json_t *cases) {
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
     size_t index;
-    int wrong = 0;
+    json_t *one;
+    json_array_foreach((json_t *)cases, index, one) {
+        json_t *row = json_pack("{sO}", "prompt", json_object_get(one, "messages"));
+        if (json_object_get(one, "tools") != NULL) json_object_set(row, "tools", json_object_get(one, "tools"));
+        if (json_object_get(one, "variables") != NULL)
+            json_object_set(row, "chat_template_kwargs", json_object_get(one, "variables"));
+        json_dumpf(row, file, 0);
+        fputc('\n', file);
+        json_decref(row);
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+// Renders every case; `find` gives its template's setting.
+static void check_cases(const char *path, void (*find)(const char *name, char setting[PATH_MAX])) {
+    json_t *cases = load_cases(path), *one;
+    JsonlFile rows;
+    JinjaScratch scratch = {0};
+    ChatTemplate *chat = NULL;
+    char opened[64] = "";
+    size_t index;
+    int wrong = 0, rendered = 0;
+    write_rows("rows.jsonl", cases);
+    assert_int_equal(jsonl_open(&rows, "rows.jsonl"), STATUS_OK);
     json_array_foreach(cases, index, one) {
-        ChatTemplate chat;
-        assert_int_equal(chat_template_find("", text_of(one, "template"), &chat), STATUS_OK);
-        assert_string_equal(chat_template_name(chat), text_of(one, "template"));
-        const json_t *list = json_object_get(one, "messages");
-        int count = (int)json_array_size(list);
-        Message messages[16];
-        assert_in_range(count, 1, 16);
-        for (int i = 0; i < count; i++) {
-            const json_t *m = json_array_get(list, (size_t)i);
-            messages[i] = (Message){(char *)text_of(m, "role"), (char *)text_of(m, "content")};
+        char setting[PATH_MAX];
+        TextOrMessages prompt;
+        const char *got = NULL, *want = text_of(one, "text"); // NULL: refused
+        size_t bytes;
+        if (strcmp(opened, text_of(one, "template")) != 0) {
+            chat_template_close(chat);
+            find(text_of(one, "template"), setting);
+            chat = open_chat(".", setting);
+            snprintf(opened, sizeof opened, "%s", text_of(one, "template"));
         }
-        char *got;
         error_clear();
-        Status status = chat_template_render(
-            chat, messages, count, json_is_true(json_object_get(one, "add_generation_prompt")), "<s>", "</s>", &got);
-        const char *want = text_of(one, "text"); // NULL: refused
-        bool right = want == NULL ? status == STATUS_DATA && got == NULL && error_text()[0] != '\0'
-                                  : status == STATUS_OK && strcmp(got, want) == 0;
+        Status status = jsonl_prompt(&rows, (int64_t)index, &prompt);
+        if (status != STATUS_OK) fail_msg("%s", error_text());
+        status = chat_template_render(chat, &scratch, &prompt, NULL,
+                                      json_is_true(json_object_get(one, "add_generation_prompt")), &got, &bytes);
+        const bool right = want == NULL ? status == STATUS_DATA && error_text()[0] != '\0'
+                                        : status == STATUS_OK && strcmp(got, want) == 0 && strlen(got) == bytes;
         if (!right) {
-            fprintf(stderr, "case %zu: got \"%s\" (%s), want \"%s\"\n", index, got == NULL ? "nothing" : got,
-                    error_text(), want == NULL ? "a refusal" : want);
+            fprintf(stderr, "case %zu, %s: got\n%s\nwant\n%s\n", index, opened,
+                    status == STATUS_OK ? got : error_text(), want == NULL ? "a refusal" : want);
             wrong++;
         }
-        free(got);
+        rendered += want != NULL;
+        jsonl_prompt_free(&prompt);
     }
     assert_int_equal(wrong, 0);
+    assert_true(rendered > 50);
+    chat_template_close(chat);
+    jinja_scratch_free(&scratch);
+    jsonl_close(&rows);
     json_decref(cases);
+}
+
+static void built_in(const char *name, char setting[PATH_MAX]) {
+    snprintf(setting, PATH_MAX, "%s", name);
+}
+
+static void built_in_templates_render_as_the_models_own(void **state) {
+    (void)state;
+    check_cases(TEST_DATA "/chat/cases.json", built_in);
+}
+
+static void of_family(const char *name, char setting[PATH_MAX]) {
+    snprintf(setting, PATH_MAX, "%s/%s.jinja", FAMILIES, name);
+}
+
+static void families_render_as_in_transformers(void **state) {
+    (void)state;
+    write_file("tokenizer_config.json", "{\"pad_token\": {\"content\": \"<pad>\"}, \"unk_token\": null}");
+    check_cases(FAMILIES "/families.json", of_family);
+    assert_int_equal(remove("tokenizer_config.json"), 0);
+}
+
+static void expect_render(const ChatTemplate *chat, const TextOrMessages *prompt, const TextOrMessages *answer,
+                          Status status, const char *want) {
+    JinjaScratch scratch = {0};
+    const char *text;
+    size_t bytes;
+    error_clear();
+    assert_int_equal(chat_template_render(chat, &scratch, prompt, answer, answer == NULL, &text, &bytes), status);
+    assert_string_equal(status == STATUS_OK ? text : error_text(), want);
+    jinja_scratch_free(&scratch);
 }
 
 static void refusals_say_why(void **state) {
     (void)state;
-    Message messages[] = {{"user", "a"}, {"tool", "b"}};
-    char *text;
+    Message messages[] = {{.role = "user", .content = "a"}, {.role = "tool", .content = "b"}};
+    const TextOrMessages prompt = {.messages = messages, .message_count = 2};
+    ChatTemplate *chat = open_chat(".", "zephyr");
+    expect_render(chat, &prompt, NULL, STATUS_DATA,
+                  "chat template zephyr:5: the chat template refuses the conversation: there is no role \"tool\" here; "
+                  "use system, user and assistant");
+    chat_template_close(chat);
+    chat = open_chat(".", "llama-2");
+    expect_render(chat, &prompt, NULL, STATUS_DATA,
+                  "chat template llama-2:8: the chat template refuses the conversation: after an optional system "
+                  "message, user and assistant must alternate; got \"tool\" as number 2");
+    chat_template_close(chat);
+    expect_render(NULL, &prompt, NULL, STATUS_DATA,
+                  "the row has messages, but the model folder has no chat template; set data.chat_template to zephyr, "
+                  "chatml or llama-2 or to a file with one, or give rows as plain text");
     error_clear();
-    assert_int_equal(chat_template_render(CHAT_ZEPHYR, messages, 2, false, "<s>", "</s>", &text), STATUS_DATA);
-    assert_string_equal(error_text(), "the chat template zephyr has no role \"tool\"; use system, user or assistant");
+    assert_int_equal(chat_template_open(&chat, ".", "alpaca", "", "", NOW), STATUS_USAGE);
+    assert_string_equal(error_text(), "data.chat_template is \"alpaca\"; it must be auto, zephyr, chatml or llama-2, "
+                                      "or a file with a template");
+    write_file("own.jinja", "a\n{% nothing %}");
     error_clear();
-    assert_int_equal(chat_template_render(CHAT_LLAMA2, messages, 2, false, "<s>", "</s>", &text), STATUS_DATA);
-    assert_string_equal(error_text(),
-                        "the chat template llama-2 wants an optional system message, then user and assistant in turn; "
-                        "got \"tool\" where \"assistant\" should be");
+    assert_int_equal(chat_template_open(&chat, ".", "own.jinja", "", "", NOW), STATUS_DATA);
+    assert_string_equal(error_text(), "own.jinja:2: the tag 'nothing' is not supported here");
+    write_file("own.jinja", "\xff");
     error_clear();
-    assert_int_equal(chat_template_render(CHAT_NONE, messages, 2, false, "<s>", "</s>", &text), STATUS_DATA);
-    assert_string_equal(error_text(),
-                        "the row has messages, but the model folder has no chat template; set data.chat_template to "
-                        "one of zephyr (TinyLlama), chatml and llama-2, or give rows as plain text");
-    error_clear();
-    ChatTemplate chat;
-    assert_int_equal(chat_template_find(".", "alpaca", &chat), STATUS_USAGE);
-    assert_string_equal(error_text(), "data.chat_template is \"alpaca\"; it must be auto, zephyr, chatml or llama-2");
+    assert_int_equal(chat_template_open(&chat, ".", "own.jinja", "", "", NOW), STATUS_DATA);
+    assert_string_equal(error_text(), "own.jinja:1: is not UTF-8 text");
+    assert_int_equal(remove("own.jinja"), 0);
     error_clear();
 }
 
-// Every text in both places; those that render otherwise (template null) are refused.
-static void texts_are_recognised(void **state) {
-    (void)state;
-    json_t *cases = load_cases(GOLDEN "/templates.json"), *one;
-    size_t index;
-    int wrong = 0;
-    json_array_foreach(cases, index, one) {
-        const char *name = text_of(one, "template"), *text = text_of(one, "text");
-        for (int in_config = 0; in_config < 2; in_config++) {
-            char path[PATH_MAX + 64];
-            snprintf(path, sizeof path, "%s/chat_template.jinja", folder);
-            unlink(path);
-            if (in_config)
-                write_config(json_string(text));
-            else
-                write_file("chat_template.jinja", text);
-            ChatTemplate chat;
-            error_clear();
-            Status status = chat_template_find(folder, "auto", &chat);
-            bool right = name == NULL ? status == STATUS_DATA
-                                      : status == STATUS_OK && strcmp(chat_template_name(chat), name) == 0;
-            if (!right) {
-                fprintf(stderr, "template %zu, wanted %s: %s\n%s\n", index, name == NULL ? "a refusal" : name,
-                        status == STATUS_OK ? chat_template_name(chat) : error_text(), text);
-                wrong++;
-            }
-        }
-    }
-    assert_int_equal(wrong, 0);
-    json_decref(cases);
+static void expect_folder(Status status, const char *want, json_t *tools) { // takes the reference
+    Message message = {.role = "user", .content = "x"};
+    const TextOrMessages prompt = {.messages = &message, .message_count = 1, .tools = tools};
+    ChatTemplate *chat;
+    error_clear();
+    assert_int_equal(chat_template_open(&chat, ".", "auto", "", "", NOW), status);
+    if (status != STATUS_OK)
+        assert_string_equal(error_text(), want);
+    else if (want == NULL)
+        assert_null(chat);
+    else
+        expect_render(chat, &prompt, NULL, STATUS_OK, want);
+    if (status == STATUS_OK) assert_true(chat_template_is_there(".") == (chat != NULL));
+    chat_template_close(chat);
+    json_decref(tools);
+    error_clear();
 }
-
-#define CHATML                                                                                                         \
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "    \
-    "'\n'}}"                                                                                                           \
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
 static void places_in_their_order(void **state) {
     (void)state;
-    ChatTemplate chat;
-    assert_int_equal(chat_template_find(folder, "auto", &chat), STATUS_OK);
-    assert_int_equal(chat, CHAT_NONE);
+    expect_folder(STATUS_OK, NULL, NULL);
     write_file("tokenizer_config.json", "{\"chat_template\": null}");
-    assert_int_equal(chat_template_find(folder, "auto", &chat), STATUS_OK);
-    assert_int_equal(chat, CHAT_NONE);
-    write_config(json_pack("[{ssss}{ssss}]", "name", "tool_use", "template", "{{ tools }}", "name", "default",
-                           "template", CHATML));
-    assert_int_equal(chat_template_find(folder, "auto", &chat), STATUS_OK);
-    assert_int_equal(chat, CHAT_CHATML);
-    write_config(json_pack("[{ssss}]", "name", "rag", "template", CHATML));
-    assert_int_equal(chat_template_find(folder, "auto", &chat), STATUS_DATA);
-    error_clear();
+    expect_folder(STATUS_OK, NULL, NULL);
+    write_file("tokenizer_config.json", "{\"chat_template\": \"config {{ messages[0].content }}\"}");
+    expect_folder(STATUS_OK, "config x", NULL);
+    write_file("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"{{ tools }}\"}, "
+                                        "{\"name\": \"default\", \"template\": \"named{{ tools }}\"}]}");
+    expect_folder(STATUS_OK, "namedNone", NULL);
+    expect_folder(STATUS_OK, "[1]", json_pack("[i]", 1));
+    write_file("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"rag\", \"template\": \"\"}]}");
+    expect_folder(STATUS_DATA,
+                  "./tokenizer_config.json: there are several chat templates and none of them is \"default\"; name a "
+                  "file with one by data.chat_template",
+                  NULL);
     write_file("tokenizer_config.json", "{\"chat_template\": 1}");
-    char want[PATH_MAX + 512];
-    assert_int_equal(chat_template_find(folder, "auto", &chat), STATUS_DATA);
-    snprintf(want, sizeof want,
-             "%s/tokenizer_config.json: chat_template must be text or a list with an entry \"default\"; or set "
-             "data.chat_template to one of zephyr (TinyLlama), chatml and llama-2",
-             folder);
-    assert_string_equal(error_text(), want);
-    error_clear();
-    write_file("tokenizer_config.json", "{\"chat_template\": \"{{ messages }}\"}");
-    assert_int_equal(chat_template_find(folder, "auto", &chat), STATUS_DATA);
-    snprintf(want, sizeof want,
-             "%s/tokenizer_config.json: has a chat template that is not known; supported are zephyr (TinyLlama), "
-             "chatml and llama-2; set data.chat_template to the name of one of them if it renders the same, or "
-             "give rows as plain text",
-             folder);
-    assert_string_equal(error_text(), want);
-    error_clear();
-    // A setting other than "auto" asks no file; chat_template.jinja wins over the configuration.
-    assert_int_equal(chat_template_find(folder, "llama-2", &chat), STATUS_OK);
-    assert_int_equal(chat, CHAT_LLAMA2);
-    write_file("chat_template.jinja", CHATML);
-    assert_int_equal(chat_template_find(folder, "auto", &chat), STATUS_OK);
-    assert_int_equal(chat, CHAT_CHATML);
+    expect_folder(STATUS_DATA, "./tokenizer_config.json: chat_template must be a text or a list of texts with names",
+                  NULL);
+    write_file("tokenizer_config.json", "{\"chat_template\": \"\\n{{ x.y }}{% if %}\"}");
+    expect_folder(STATUS_DATA, "./tokenizer_config.json: chat_template:2: expected an expression, found '%}'", NULL);
+    write_file("chat_template.jinja", "file {{ tools }}\n");
+    expect_folder(STATUS_OK, "file None", NULL);
+    assert_int_equal(mkdir("additional_chat_templates", 0700), 0);
+    expect_folder(STATUS_OK, "file None", NULL);
+    write_file("additional_chat_templates/tool_use.jinja", "use {{ tools }}");
+    expect_folder(STATUS_OK, "file None", NULL);
+    expect_folder(STATUS_OK, "use []", json_array());
+    assert_int_equal(remove("chat_template.jinja"), 0);
+    expect_folder(STATUS_DATA,
+                  ".: there are several chat templates and none of them is \"default\"; name a file with one by "
+                  "data.chat_template",
+                  NULL);
+    write_file("additional_chat_templates/default.jinja", "other");
+    expect_folder(STATUS_OK, "other", NULL);
+}
+
+// What a row brings along wins over what is there already; the answer's messages follow the prompt's.
+static void rows_bring_variables(void **state) {
+    (void)state;
+    write_file("own.jinja", "{{ bos_token }}{{ x }}{{ messages | map(attribute='content') | join('/') }}"
+                            "{{ add_generation_prompt }}{{ documents }}{{ pad_token is defined }}");
+    ChatTemplate *chat = open_chat(".", "own.jinja");
+    Message asked = {.role = "user", .content = "a"}, given = {.role = "assistant", .content = "b"};
+    TextOrMessages prompt = {.messages = &asked, .message_count = 1};
+    const TextOrMessages answer = {.messages = &given, .message_count = 1};
+    expect_render(chat, &prompt, NULL, STATUS_OK, "<s>aTrueNoneFalse");
+    expect_render(chat, &prompt, &answer, STATUS_OK, "<s>a/bFalseNoneFalse");
+    prompt.variables = json_pack("{ss sf}", "bos_token", "B", "x", 1.0);
+    expect_render(chat, &prompt, NULL, STATUS_OK, "B1.0aTrueNoneFalse");
+    json_decref(prompt.variables);
+    chat_template_close(chat);
+    assert_false(chat_template_tells_time(NULL));
+    write_file("own.jinja", "{{ strftime_now('%d %b %Y') }}");
+    chat = open_chat(".", "own.jinja");
+    assert_true(chat_template_tells_time(chat));
+    chat_template_close(chat);
+    assert_int_equal(remove("own.jinja"), 0);
 }
 
 int main(void) {
+    setenv("TZ", "UTC", 1);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(texts_are_those_of_jinja),
+        cmocka_unit_test(built_in_templates_render_as_the_models_own),
+        cmocka_unit_test(families_render_as_in_transformers),
         cmocka_unit_test(refusals_say_why),
-        cmocka_unit_test_setup_teardown(texts_are_recognised, folder_setup, folder_teardown),
-        cmocka_unit_test_setup_teardown(places_in_their_order, folder_setup, folder_teardown),
+        cmocka_unit_test(rows_bring_variables),
+        cmocka_unit_test(places_in_their_order),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, enter_temporary_folder, remove_temporary_folder);
 }

@@ -221,9 +221,7 @@ static void refused_words(void **state) {
         {"kto.beta=inf", "kto.beta=inf: kto.beta = \"inf\" is a string; it must be a number"},
         {"kto.beta=0.1x", "kto.beta=0.1x: kto.beta = \"0.1x\" is a string; it must be a number"},
         {"train.output_dir=", "train.output_dir=: train.output_dir is empty; give the run directory"},
-        {"data.chat_template=alpaca",
-         "data.chat_template=alpaca: data.chat_template = \"alpaca\" is not known; it must be "
-         "\"auto\", \"zephyr\", \"chatml\" or \"llama-2\""},
+        {"data.today=tomorrow", "data.today=tomorrow: data.today = \"tomorrow\" is a string; it must be an integer"},
         {"data.max_prompt_length=1024",
          "data.max_prompt_length=1024: data.max_prompt_length = 1024 is not below data.max_length = 1024, so a prompt "
          "could fill the whole length and every answer would be cut to nothing; raise max_length or lower "

@@ -141,6 +141,23 @@ bad 'tokenizer that is none' 3 'model/tokenizer.model: is not a SentencePiece mo
 bad 'tokenizer larger than the embedding' 3 'model: the tokenizer has 512 tokens but the embedding only 300; tokenizer and model do not belong together' \
     "sed -i 's/\"vocab_size\": 512/\"vocab_size\": 300/' model/config.json"
 
+# --- chat templates
+chat_line='{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}], "label": true}'
+bad 'no such chat template' 2 'data.chat_template is "alpaca"; it must be auto, zephyr, chatml or llama-2, or a file with a template' true data.chat_template=alpaca
+bad 'chat template that is not supported' 3 "model/chat_template.jinja:2: the tag 'include' is not supported here" \
+    "printf 'a\n{%% include \"b\" %%}' >model/chat_template.jinja"
+bad 'chat template that raises' 3 'rows.jsonl:2: own.jinja:1: the chat template refuses the conversation: not you, user' \
+    "line 2 '$chat_line'; echo '{{ raise_exception(\"not you, \" + messages[0].role) }}' >own.jinja" data.chat_template=own.jinja
+bad 'chat template that never ends' 3 'rows.jsonl:2: own.jinja:1: takes more than 100000000 steps; it may never end' \
+    "line 2 '$chat_line'; echo '{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}' >own.jinja" data.chat_template=own.jinja
+bad 'chat template that misses a variable' 3 "rows.jsonl:2: own.jinja:1: 'date_string' is undefined" \
+    "line 2 '$chat_line'; echo '{{ \"Today: \" + date_string }}' >own.jinja" data.chat_template=own.jinja
+bad 'no day' 2 'data.today is 20260230, which is no day; write one as 20261231' true data.today=20260230
+bad 'reserved variable' 3 'rows.jsonl:2: "chat_template_kwargs" may not set "tokenize"; remove it' \
+    "line 2 '${chat_line%\}}, \"chat_template_kwargs\": {\"tokenize\": 1}}'"
+bad 'tools that are none' 3 'rows.jsonl:2: "tools" must be a list, or a text that holds one as JSON; got "x"' \
+    "line 2 '${chat_line%\}}, \"tools\": \"x\"}'"
+
 # --- rows
 bad 'no rows file' 3 'rows.jsonl: No such file or directory' 'rm rows.jsonl'
 bad 'empty rows file' 3 "rows.jsonl: holds no row; $forms, one a line" ': >rows.jsonl'

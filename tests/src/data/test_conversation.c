@@ -14,6 +14,7 @@
 #include "tests/io/temporary_folder.h"
 
 static Tokenizer *tokenizer;
+static ChatTemplate *zephyr;
 
 #define CHECK(call)                                                                                                    \
     do {                                                                                                               \
@@ -40,8 +41,8 @@ static Conversation conversation(const char *rows, bool chat) {
 static void expect(Conversation *talk, int32_t limit, int want_dropped, const TextOrMessages *want) {
     int32_t *ids, *want_ids, count, want_count;
     int dropped;
-    CHECK(conversation_encode(talk, tokenizer, CHAT_ZEPHYR, limit, &ids, &count, &dropped));
-    CHECK(dataset_encode_prompt(want, tokenizer, CHAT_ZEPHYR, &want_ids, &want_count));
+    CHECK(conversation_encode(talk, tokenizer, zephyr, limit, &ids, &count, &dropped));
+    CHECK(dataset_encode_prompt(want, tokenizer, zephyr, &want_ids, &want_count));
     assert_int_equal(dropped, want_dropped);
     assert_int_equal(count, want_count);
     assert_memory_equal(ids, want_ids, (size_t)count * sizeof *ids);
@@ -53,7 +54,10 @@ static void turns(void **state) {
     (void)state;
     Conversation talk = conversation(ROW("a") ROW("b"), true);
     CHECK(conversation_ask(&talk, "x"));
-    Message all[] = {{"system", "Be #2."}, {"user", "On x."}, {"assistant", "Yes."}, {"user", "On y."}};
+    Message all[] = {{.role = "system", .content = "Be #2."},
+                     {.role = "user", .content = "On x."},
+                     {.role = "assistant", .content = "Yes."},
+                     {.role = "user", .content = "On y."}};
     expect(&talk, 1000, 0, &(TextOrMessages){.messages = all, .message_count = 2});
     CHECK(conversation_answer(&talk, "Yes."));
     CHECK(conversation_ask(&talk, "y"));
@@ -69,7 +73,7 @@ static void turns(void **state) {
     expect(&talk, 1000, 0, &(TextOrMessages){.messages = all, .message_count = 2});
     conversation_forget(&talk);
     CHECK(conversation_ask(&talk, "z"));
-    Message last[] = {{"system", "Be #2."}, {"user", "On z."}};
+    Message last[] = {{.role = "system", .content = "Be #2."}, {.role = "user", .content = "On z."}};
     expect(&talk, 1000, 0, &(TextOrMessages){.messages = last, .message_count = 2});
     conversation_free(&talk);
 }
@@ -82,15 +86,18 @@ static void too_long(void **state) {
         CHECK(conversation_answer(&talk, "Yes."));
     }
     CHECK(conversation_ask(&talk, "y"));
-    Message kept[] = {{"system", "Be #2."}, {"user", "On x."}, {"assistant", "Yes."}, {"user", "On y."}};
+    Message kept[] = {{.role = "system", .content = "Be #2."},
+                      {.role = "user", .content = "On x."},
+                      {.role = "assistant", .content = "Yes."},
+                      {.role = "user", .content = "On y."}};
     int32_t *ids, count;
-    CHECK(dataset_encode_prompt(&(TextOrMessages){.messages = kept, .message_count = 4}, tokenizer, CHAT_ZEPHYR, &ids,
+    CHECK(dataset_encode_prompt(&(TextOrMessages){.messages = kept, .message_count = 4}, tokenizer, zephyr, &ids,
                                 &count));
     free(ids);
     expect(&talk, count, 19, &(TextOrMessages){.messages = kept, .message_count = 4}); // just fits
     assert_int_equal(talk.count, 3);
     // What it starts with is never dropped, nor the question, however long.
-    Message question[] = {{"system", "Be #2."}, {"user", "On y."}};
+    Message question[] = {{.role = "system", .content = "Be #2."}, {.role = "user", .content = "On y."}};
     expect(&talk, 1, 1, &(TextOrMessages){.messages = question, .message_count = 2});
     conversation_free(&talk);
 }
@@ -109,7 +116,7 @@ static void plain(void **state) {
 static void no_rows(void **state) {
     (void)state;
     char *why;
-    Message bare[] = {{"user", "x"}};
+    Message bare[] = {{.role = "user", .content = "x"}};
     for (int chat = 0; chat < 2; chat++) {
         Conversation talk = {0};
         CHECK(prompt_frame_open(&talk.frame, NULL, "none.jsonl", chat, &why));
@@ -127,7 +134,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(turns), cmocka_unit_test(too_long), cmocka_unit_test(plain),
                                        cmocka_unit_test(no_rows)};
     CHECK(tokenizer_open(&tokenizer, TEST_DATA "/tiny-model"));
+    CHECK(chat_template_open(&zephyr, "", "zephyr", "<s>", "</s>", 0));
     const int failed = cmocka_run_group_tests(tests, enter_temporary_folder, remove_temporary_folder);
+    chat_template_close(zephyr);
     tokenizer_close(tokenizer);
     return failed;
 }

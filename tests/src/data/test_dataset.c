@@ -7,12 +7,14 @@
 
 static Comm comm;
 static Tokenizer *tokenizer;
+static ChatTemplate *zephyr;
 static char folder[] = "/tmp/kto-test-XXXXXX";
 static char path[64];
 enum { VOCAB = 512 };
 
-static const DatasetOptions plain = {
-    .max_length = 1000, .need_kl = true, .batch_size = 4, .chat = CHAT_ZEPHYR, .vocab = VOCAB};
+// Both get the template zephyr in open_all.
+static DatasetOptions plain = {.max_length = 1000, .need_kl = true, .batch_size = 4, .vocab = VOCAB};
+static DatasetOptions pairs = {.max_length = 1000, .pairs = true, .batch_size = 4, .vocab = VOCAB};
 
 static void write_file(const char *text) {
     FILE *file = fopen(path, "w");
@@ -103,10 +105,10 @@ static void test_messages(void **state) {
     dataset_close(&d);
 
     static char role[] = "user", content[] = "hi";
-    Message message = {role, content};
+    Message message = {.role = role, .content = content};
     const TextOrMessages prompt = {.messages = &message, .message_count = 1};
     int32_t *ids, count;
-    CHECK(dataset_encode_prompt(&prompt, tokenizer, CHAT_ZEPHYR, &ids, &count));
+    CHECK(dataset_encode_prompt(&prompt, tokenizer, zephyr, &ids, &count));
     assert_int_equal(count, p.count);
     assert_memory_equal(ids, p.v, sizeof(int32_t) * (size_t)count);
     free(ids);
@@ -114,11 +116,98 @@ static void test_messages(void **state) {
     free(both.v);
     p = encode("The river", true);
     static char text[] = "The river";
-    CHECK(dataset_encode_prompt(&(TextOrMessages){.text = text}, tokenizer, CHAT_NONE, &ids, &count));
+    CHECK(dataset_encode_prompt(&(TextOrMessages){.text = text}, tokenizer, NULL, &ids, &count));
     assert_int_equal(count, p.count);
     assert_memory_equal(ids, p.v, sizeof(int32_t) * (size_t)count);
     free(ids);
     free(p.v);
+}
+
+static ChatTemplate *chat_of(const char *text) {
+    ChatTemplate *chat;
+    write_file(text);
+    CHECK(chat_template_open(&chat, "", path, "<s>", "</s>", 0));
+    return chat;
+}
+
+#define CHAT_ROW                                                                                                       \
+    "{\"prompt\": [{\"role\": \"user\", \"content\": \"hi\"}], \"completion\": [{\"role\": \"assistant\", "            \
+    "\"content\": \"Yes.\"}], \"label\": true%s}\n"
+
+// A template whose opening of the answer is not how an answer begins (DeepSeek R1's): the completion starts where the
+// two part, as in TRL.
+static void test_openings(void **state) {
+    (void)state;
+    Dataset d;
+    char row[512];
+    ChatTemplate *chat = chat_of("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+                                 "{% if add_generation_prompt %}<|assistant|><think>{% endif %}");
+    DatasetOptions options = plain;
+    options.chat = chat;
+    snprintf(row, sizeof row, CHAT_ROW, "");
+    open_rows(&d, row, &options);
+    Ids p = encode("<|user|>hi<|assistant|><think>", false), both = encode("<|user|>hi<|assistant|>Yes.", false);
+    int32_t n = 0;
+    while (n < p.count && n < both.count && p.v[n] == both.v[n]) n++;
+    assert_true(n > 0 && n < p.count);
+    assert_int_equal(d.rows[0].prompt_length, n);
+    assert_memory_equal(d.tokens + d.rows[0].first, both.v, sizeof(int32_t) * (size_t)both.count);
+    free(p.v), free(both.v);
+    dataset_close(&d);
+    chat_template_close(chat);
+}
+
+// A template that shows the system message with the last message alone: with an answer behind it the prompt is another
+// one, and such rows are refused.
+static void test_history(void **state) {
+    (void)state;
+    Dataset d;
+    char row[512], want[256];
+    ChatTemplate *chat = chat_of("{% for m in messages %}[{{ 'Be kind. ' if loop.last }}{{ m.content }}]{% endfor %}");
+    DatasetOptions options = plain;
+    options.chat = chat;
+    snprintf(row, sizeof row, CHAT_ROW, "");
+    write_file(row);
+    assert_int_equal(dataset_open(&d, path, tokenizer, &options, &comm), STATUS_DATA);
+    snprintf(want, sizeof want,
+             "%s:1: the chat template writes the prompt otherwise once an answer follows, from \"Be kind. hi]\" on, so "
+             "that the answer cannot be told from it; give a template that does not by data.chat_template",
+             path);
+    assert_string_equal(error_text(), want);
+    error_clear();
+    dataset_close(&d);
+    options.skip_bad_rows = true;
+    write_file(row);
+    assert_int_equal(dataset_open(&d, path, tokenizer, &options, &comm), STATUS_DATA); // none is left
+    error_clear();
+    dataset_close(&d);
+    chat_template_close(chat);
+}
+
+// Tools, variables and further fields of messages reach the template.
+static void test_extras(void **state) {
+    (void)state;
+    char row[512];
+    ChatTemplate *chat = chat_of("{{ x }}{{ tools | tojson }}{% for m in messages %}<{{ m.name }}{{ m.content }}"
+                                 "{{ m.tool_calls }}>{% endfor %}");
+    snprintf(row, sizeof row,
+             "{\"prompt\": [{\"role\": \"user\", \"content\": \"hi\", \"name\": \"Ann\"}, {\"role\": \"assistant\", "
+             "\"content\": null, \"tool_calls\": [1]}, {\"role\": \"tool\", \"content\": \"2\"}], \"tools\": "
+             "\"[{\\\"a\\\": 1}]\", \"chat_template_kwargs\": {\"x\": true}}\n");
+    write_file(row);
+    JsonlFile file;
+    TextOrMessages prompt;
+    int32_t *ids, count;
+    CHECK(jsonl_open(&file, path));
+    CHECK(jsonl_prompt(&file, 0, &prompt));
+    CHECK(dataset_encode_prompt(&prompt, tokenizer, chat, &ids, &count));
+    Ids want = encode("True[{\"a\": 1}]<Annhi><[1]><2>", false);
+    assert_int_equal(count, want.count);
+    assert_memory_equal(ids, want.v, sizeof(int32_t) * (size_t)count);
+    free(ids), free(want.v);
+    jsonl_prompt_free(&prompt);
+    jsonl_close(&file);
+    chat_template_close(chat);
 }
 
 // All chosen rows first (desirable), then all rejected ones, each in file order, with their line's weight.
@@ -144,9 +233,6 @@ static void test_paired(void **state) {
 }
 
 // --- pairs ----------------------------------------------------------------------------------------------------------
-
-static const DatasetOptions pairs = {
-    .max_length = 1000, .pairs = true, .batch_size = 4, .chat = CHAT_ZEPHYR, .vocab = VOCAB};
 
 // Pair `index` by its definition: prompt and both answers as tokens, the prompt's seam the first of the two.
 static void expect_pair(const Dataset *d, int32_t index, const char *prompt, const char *chosen, const char *rejected,
@@ -654,11 +740,14 @@ static int open_all(void **state) {
     if (mkdtemp(folder) == NULL) return 1;
     snprintf(path, sizeof path, "%s/rows.jsonl", folder);
     CHECK(tokenizer_open(&tokenizer, TEST_DATA "/tiny-model"));
+    CHECK(chat_template_open(&zephyr, "", "zephyr", "<s>", "</s>", 0));
+    plain.chat = pairs.chat = zephyr;
     return 0;
 }
 
 static int close_all(void **state) {
     (void)state;
+    chat_template_close(zephyr);
     tokenizer_close(tokenizer);
     return unlink(path) != 0 || rmdir(folder) != 0;
 }
@@ -669,10 +758,11 @@ int main(int argc, char **argv) {
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tokens),  cmocka_unit_test(test_messages),      cmocka_unit_test(test_paired),
-        cmocka_unit_test(test_pairing), cmocka_unit_test(test_lengths),       cmocka_unit_test(test_orders),
-        cmocka_unit_test(test_hash),    cmocka_unit_test(test_bad_rows),      cmocka_unit_test(test_owners),
-        cmocka_unit_test(test_pairs),   cmocka_unit_test(test_pairs_lengths), cmocka_unit_test(test_pairs_owners),
+        cmocka_unit_test(test_tokens),   cmocka_unit_test(test_messages),      cmocka_unit_test(test_paired),
+        cmocka_unit_test(test_openings), cmocka_unit_test(test_history),       cmocka_unit_test(test_extras),
+        cmocka_unit_test(test_pairing),  cmocka_unit_test(test_lengths),       cmocka_unit_test(test_orders),
+        cmocka_unit_test(test_hash),     cmocka_unit_test(test_bad_rows),      cmocka_unit_test(test_owners),
+        cmocka_unit_test(test_pairs),    cmocka_unit_test(test_pairs_lengths), cmocka_unit_test(test_pairs_owners),
     };
     int failed = cmocka_run_group_tests(tests, open_all, close_all);
     comm_close(&comm);

@@ -61,14 +61,15 @@ static void chat(void **state) {
         "{\"prompt\": [{\"role\": \"system\", \"content\": \"Be #2.\"}, {\"role\": \"user\", \"content\": "
         "\"Two\"}]}\n");
     assert_true(frame.chat);
-    const Message talk[] = {{"user", "a"}, {"assistant", "b"}, {"user", "c"}};
+    const Message talk[] = {
+        {.role = "user", .content = "a"}, {.role = "assistant", .content = "b"}, {.role = "user", .content = "c"}};
     TextOrMessages prompt;
     assert_int_equal(prompt_frame_converse(&frame, talk, 3, &prompt), STATUS_OK);
     assert_int_equal(prompt.message_count, 4);
     assert_string_equal(prompt.messages[0].content, "Be #2.");
     assert_string_equal(prompt.messages[3].content, "c");
     jsonl_prompt_free(&prompt);
-    const Message own[] = {{"system", "Be kind."}, {"user", "a"}};
+    const Message own[] = {{.role = "system", .content = "Be kind."}, {.role = "user", .content = "a"}};
     assert_int_equal(prompt_frame_converse(&frame, own, 2, &prompt), STATUS_OK);
     assert_int_equal(prompt.message_count, 2);
     assert_string_equal(prompt.messages[0].content, "Be kind.");
