@@ -179,8 +179,8 @@ typedef struct Backend {
     // side.
     Status (*linear)(Device *, const Linear *layers, int32_t count, const void *x, void *y, int32_t n);
     // dx = the sum over the layers of dy W, or dx += it when accumulate; dy T[n, sum of out], dx T[n, in]. No weight
-    // gradient: the base is frozen. Weights that lie one after the other in memory give one product; of others, each but
-    // the first is added to dx as rounded so far. What is added may be rounded twice (above).
+    // gradient: the base is frozen. Weights that lie one after the other in memory give one product; of others, each
+    // but the first is added to dx as rounded so far. What is added may be rounded twice (above).
     Status (*linear_backward)(Device *, const Linear *layers, int32_t count, const void *dy, void *dx, int32_t n,
                               bool accumulate);
     // h_m = dropout_m(x) A_m^T; y_m += scale * h_m B_m^T. h T[n, count * r] is kept for backward; y[m] T[n, out_m], its

@@ -80,7 +80,7 @@ static struct Running {
 } running;
 
 static std::set<std::string> &barriers_met = *new std::set<std::string>; // never freed: read when the program ends
-static std::map<const void *, size_t> opted_in; // dynamic shared memory of a kernel
+static std::map<const void *, size_t> opted_in;                          // dynamic shared memory of a kernel
 
 void refuse(const char *format, ...) {
     fflush(stdout);

@@ -1,4 +1,4 @@
-// Fuzzes the Jinja interpreter (io/jinja.c): the input is a template and, behind a NUL byte, a JSON object of its
+// Fuzzes the Jinja interpreter (io/jinja.h): the input is a template and, behind a NUL byte, a JSON object of its
 // variables.
 #include "io/jinja.h"
 #include "tests/fuzz/fuzz.h"

@@ -790,7 +790,8 @@ static Values products(LoraTest *t, const Linear *layer, int32_t n) {
     CHECK(backend->lora(device, &t->group, &t->dropout, t->device_x, t->device_h, t->device_y, n));
     const void *const *dys = (const void *const *)t->device_dy;
     CHECK(backend->lora_backward(device, &t->group, &t->dropout, dys, t->device_dh, dx, n));
-    CHECK(backend->lora_weight_backward(device, &t->group, &t->dropout, t->device_x, t->device_h, dys, t->device_dh, n));
+    CHECK(
+        backend->lora_weight_backward(device, &t->group, &t->dropout, t->device_x, t->device_h, dys, t->device_dh, n));
     append(&out, ops_values(ops, y, ny), ny);
     append(&out, ops_values(ops, dx, nx), nx);
     append(&out, ops_floats(ops, t->device_da, na), na);
