@@ -15,9 +15,9 @@ typedef struct Ids {
     int32_t *v, count, capacity;
 } Ids;
 
-static Status encode_text(const Tokenizer *tokenizer, const char *text, bool add_bos, Ids *out) {
+static Status encode_text(const Tokenizer *tokenizer, const char *text, bool plain, Ids *out) {
     out->count = 0;
-    return tokenizer_encode(tokenizer, text, strlen(text), add_bos, &out->v, &out->count, &out->capacity);
+    return tokenizer_encode(tokenizer, text, strlen(text), plain, &out->v, &out->count, &out->capacity);
 }
 
 // Messages (a then b) through the chat template; b may be NULL.
@@ -41,7 +41,7 @@ static Status encode_messages(const Tokenizer *tokenizer, ChatTemplate chat, con
 Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *tokenizer, ChatTemplate chat, int32_t **ids,
                              int32_t *count) {
     Ids out = {0};
-    Status status = prompt->text != NULL ? encode_text(tokenizer, prompt->text, tokenizer_adds_bos(tokenizer), &out)
+    Status status = prompt->text != NULL ? encode_text(tokenizer, prompt->text, true, &out)
                                          : encode_messages(tokenizer, chat, prompt, NULL, true, &out);
     if (status == STATUS_OK && out.count == 0)
         status = error_set(STATUS_DATA, "an empty prompt and a tokenizer without BOS leave nothing to start from");
@@ -65,8 +65,8 @@ static Status encode_pair(const Tokenizer *tokenizer, ChatTemplate chat, const T
     memcpy(text, prompt->text, p);
     memcpy(text + p, completion->text, c + 1);
     if (!has_eos) memcpy(text + p + c, eos, e + 1);
-    Status status = encode_text(tokenizer, prompt->text, tokenizer_adds_bos(tokenizer), prompt_ids);
-    if (status == STATUS_OK) status = encode_text(tokenizer, text, tokenizer_adds_bos(tokenizer), both_ids);
+    Status status = encode_text(tokenizer, prompt->text, true, prompt_ids);
+    if (status == STATUS_OK) status = encode_text(tokenizer, text, true, both_ids);
     free(text);
     return status;
 }

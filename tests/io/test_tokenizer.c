@@ -187,7 +187,6 @@ static void names_and_sizes(void **state) {
     assert_int_equal(tokenizer_eos(t), 2);
     assert_string_equal(tokenizer_bos_text(t), "<s>");
     assert_string_equal(tokenizer_eos_text(t), "</s>");
-    assert_true(tokenizer_adds_bos(t));
     uint64_t hash = tokenizer_hash(t);
     tokenizer_close(t);
     assert_int_equal(tokenizer_open(&t, folder), STATUS_OK);
@@ -200,7 +199,6 @@ static void names_and_sizes(void **state) {
     assert_int_equal(tokenizer_eos(other), 1003);
     assert_int_equal(tokenizer_bos(other), -1);
     assert_string_equal(tokenizer_bos_text(other), "");
-    assert_false(tokenizer_adds_bos(other));
     assert_true(tokenizer_hash(other) != hash);
     int32_t *ids = NULL, count = 0, capacity = 0;
     assert_int_equal(tokenizer_encode(other, "<|end|>", 7, true, &ids, &count, &capacity), STATUS_OK);
