@@ -50,35 +50,55 @@ static Status no_memory(void) {
 
 // ---- tables ----
 
-static uint32_t pair_slot(uint64_t pair, uint32_t mask) {
-    return (uint32_t)((pair * 0x9E3779B97F4A7C15u) >> 32) & mask; // Fibonacci hashing
-}
-
 static uint64_t pair_of(int32_t left, int32_t right) {
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
+static uint64_t pair_hash(uint64_t pair) {
+    return pair * 0x9E3779B97F4A7C15u; // Fibonacci hashing: the upper bits are the good ones
+}
+
+static uint32_t pair_slot(uint64_t hash, uint32_t mask) {
+    return (uint32_t)(hash >> 32) & mask;
+}
+
+// The pair's bit of the filter. Most pairs that are looked for do not merge, and the table is too large for the caches.
+static uint32_t filter_bit(uint64_t hash, uint32_t mask) {
+    return (uint32_t)(hash >> 30) & (4 * mask + 3);
+}
+
 Status merge_table_init(MergeTable *table, size_t merges) {
-    if (merges > INT32_MAX / 2) return no_memory();
+    if (merges > (size_t)1 << 28) return no_memory();
     uint32_t size = 16;
     while (size < 2 * merges) size *= 2;
     table->mask = size - 1;
     table->slot = malloc((size_t)size * sizeof *table->slot);
-    if (table->slot == NULL) return no_memory();
+    table->filter = calloc(size / 16, sizeof *table->filter);
+    if (table->slot == NULL || table->filter == NULL) return no_memory();
     for (uint32_t i = 0; i < size; i++) table->slot[i].pair = UINT64_MAX;
     return STATUS_OK;
 }
 
+void merge_table_free(MergeTable *table) {
+    free(table->slot);
+    free(table->filter);
+    *table = (MergeTable){0};
+}
+
 void merge_table_put(MergeTable *table, int32_t left, int32_t right, int32_t rank, int32_t id) {
-    const uint64_t pair = pair_of(left, right);
-    uint32_t i = pair_slot(pair, table->mask);
+    const uint64_t pair = pair_of(left, right), hash = pair_hash(pair);
+    const uint32_t bit = filter_bit(hash, table->mask);
+    uint32_t i = pair_slot(hash, table->mask);
     while (table->slot[i].pair != UINT64_MAX && table->slot[i].pair != pair) i = (i + 1) & table->mask;
     table->slot[i] = (Merge){pair, rank, id};
+    table->filter[bit / 64] |= (uint64_t)1 << bit % 64;
 }
 
 static const Merge *merge_find(const MergeTable *table, int32_t left, int32_t right) {
-    const uint64_t pair = pair_of(left, right);
-    for (uint32_t i = pair_slot(pair, table->mask);; i = (i + 1) & table->mask) {
+    const uint64_t pair = pair_of(left, right), hash = pair_hash(pair);
+    const uint32_t bit = filter_bit(hash, table->mask);
+    if ((table->filter[bit / 64] >> bit % 64 & 1) == 0) return NULL;
+    for (uint32_t i = pair_slot(hash, table->mask);; i = (i + 1) & table->mask) {
         if (table->slot[i].pair == pair) return &table->slot[i];
         if (table->slot[i].pair == UINT64_MAX) return NULL;
     }
@@ -122,7 +142,7 @@ Status bpe_finish(Bpe *bpe) {
 
 void bpe_free(Bpe *bpe) {
     vocabulary_free(&bpe->words);
-    free(bpe->merges.slot);
+    merge_table_free(&bpe->merges);
     free(bpe->pair_of_bytes);
     *bpe = (Bpe){0};
 }
@@ -211,10 +231,10 @@ static int32_t put_symbols(const Bpe *bpe, const char *word, size_t bytes, Symbo
 // By scanning: rank[i] and into[i] say what symbols i and i + 1 merge into. Returns how many are left.
 static int32_t merge_by_scan(const Bpe *bpe, int32_t *id, int32_t *rank, int32_t *into, int32_t n) {
     while (n > 1) {
-        int32_t best = 0;
-        for (int32_t i = 1; i < n - 1; i++)
-            if (rank[i] < rank[best]) best = i;
-        if (rank[best] == NO_MERGE) break;
+        int32_t lowest = NO_MERGE, best = 0;
+        for (int32_t i = 0; i < n - 1; i++) lowest = rank[i] < lowest ? rank[i] : lowest; // in vectors
+        if (lowest == NO_MERGE) break;
+        while (rank[best] != lowest) best++;
         id[best] = into[best];
         n--;
         const size_t behind = (size_t)(n - best - 1) * sizeof *id;

@@ -11,6 +11,7 @@ typedef struct Merge {
 typedef struct MergeTable {
     Merge *slot; // [mask + 1], open addressing
     uint32_t mask;
+    uint64_t *filter; // [(mask + 1) / 16], 4 bits a slot: where one is 0 there is no such pair
 } MergeTable;
 
 typedef struct Bpe {
@@ -29,6 +30,7 @@ typedef struct Bpe {
 
 // A table of merges, its order the ranks; a pair that comes twice has the later rank. At most INT32_MAX merges.
 Status merge_table_init(MergeTable *table, size_t merges);
+void merge_table_free(MergeTable *table);
 void merge_table_put(MergeTable *table, int32_t left, int32_t right, int32_t rank, int32_t id);
 // After everything else is set: what makes encoding fast.
 Status bpe_finish(Bpe *bpe);

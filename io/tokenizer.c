@@ -256,7 +256,10 @@ static Status find_file(const char *dir, char path[PATH_MAX], bool *json) {
         *json = i == 0;
         if (file_exists(path)) return STATUS_OK;
     }
-    return error_set(STATUS_DATA, "%s: has neither tokenizer.json nor tokenizer.model", dir);
+    return error_set(STATUS_DATA,
+                     "%s: has neither tokenizer.json nor tokenizer.model; transformers' AutoTokenizer writes a "
+                     "tokenizer.json by save_pretrained",
+                     dir);
 }
 
 static Status make_pool(Tokenizer *t) {

@@ -150,20 +150,19 @@ static Status named_token(const Tokenizer *t, const Configs *c, const char *name
     return error_set(STATUS_DATA, "%s: %s is \"%.80s\", which is not in the vocabulary", c->config_path, name, text);
 }
 
-// What plain text begins with: bos of a tokenizer.model unless add_bos_token is false; for a tokenizer.json what its
-// post_processor says, unless add_bos_token or add_eos_token is given, in whose place transformers puts one of its own.
-static void set_prefix(Tokenizer *t, const json_t *config) {
-    const json_t *add_bos = json_object_get(config, "add_bos_token");
-    if (t->from_json && add_bos == NULL && json_object_get(config, "add_eos_token") == NULL) return;
-    const bool adds = t->from_json ? json_is_true(add_bos) : !json_is_false(add_bos);
-    t->prefix_count = adds && t->bos != NO_TOKEN;
-    t->prefix[0] = t->bos;
-}
-
-static Status apply(Tokenizer *t, const Configs *c) {
+// What plain text begins with: for a tokenizer.json what its post_processor says alone, for a tokenizer.model bos, unless
+// add_bos_token is false.
+static Status set_prefix(Tokenizer *t, const Configs *c) {
+    if (t->from_json) return STATUS_OK;
     if (json_is_true(json_object_get(c->config, "add_eos_token")))
         return error_set(STATUS_DATA, "%s: add_eos_token is true, which is not supported; set it to false",
                          c->config_path);
+    t->prefix_count = t->bos != NO_TOKEN && !json_is_false(json_object_get(c->config, "add_bos_token"));
+    t->prefix[0] = t->bos;
+    return STATUS_OK;
+}
+
+static Status apply(Tokenizer *t, const Configs *c) {
     json_t *decoder = json_object_get(c->config, "added_tokens_decoder");
     TRY(read_added_tokens_decoder(t, decoder, c->config_path));
     if (decoder == NULL || !t->from_json) TRY(read_added_tokens(t, c));
@@ -172,8 +171,7 @@ static Status apply(Tokenizer *t, const Configs *c) {
     TRY(named_token(t, c, "eos_token", &t->eos));
     if (t->eos == NO_TOKEN)
         return error_set(STATUS_DATA, "%s: there is no eos_token; name the token that ends an answer", c->config_path);
-    set_prefix(t, c->config);
-    return STATUS_OK;
+    return set_prefix(t, c);
 }
 
 Status tokenizer_read_config(Tokenizer *t, const char *dir) {
