@@ -15,11 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MATCH_LIMIT   10000000           // steps of one match; those of real tokenizers need few
-#define JIT_STACK_MAX ((size_t)16 << 20) // taken only by expressions that go back far
-#define GROUPS_MAX    64                 // open at once
-#define REGEX_MAX     65536              // bytes
-#define NOWHERE       SIZE_MAX
+#define STEPS_MIN      100000 // of one match, and STEPS_PER_BYTE more: looking for the end of a run of blanks
+#define STEPS_PER_BYTE 16     // takes the tokenizers of today 2 to 10 a blank
+#define JIT_STACK_MAX  ((size_t)16 << 20) // taken only by expressions that go back far
+#define GROUPS_MAX     64                 // open at once
+#define REGEX_MAX      65536              // bytes
+#define NOWHERE        SIZE_MAX
 
 // White_Space; and what is not.
 #define SPACE "\\x09-\\x0D\\x20\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
@@ -320,7 +321,6 @@ Status pattern_scratch_open(PatternScratch **out) {
     scratch->context = pcre2_match_context_create(NULL);
     scratch->stack = pcre2_jit_stack_create(32 << 10, JIT_STACK_MAX, NULL); // NULL where PCRE2 has no JIT
     if (scratch->match == NULL || scratch->context == NULL) return no_memory();
-    pcre2_set_match_limit(scratch->context, MATCH_LIMIT);
     if (scratch->stack != NULL) pcre2_jit_stack_assign(scratch->context, NULL, scratch->stack);
     return STATUS_OK;
 }
@@ -353,6 +353,8 @@ static bool find_literal(PatternSearch *s) {
 static Status find_regex(PatternSearch *s, bool *found) {
     const Pattern *p = s->pattern;
     const PCRE2_SPTR text = (PCRE2_SPTR)s->text;
+    const size_t steps = STEPS_MIN + STEPS_PER_BYTE * (s->bytes - s->at);
+    pcre2_set_match_limit(s->scratch->context, steps > UINT32_MAX ? UINT32_MAX : (uint32_t)steps);
     // The text was checked; pcre2_jit_match checks nothing.
     const int result =
         p->jit

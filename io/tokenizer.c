@@ -257,7 +257,7 @@ static Status find_file(const char *dir, char path[PATH_MAX], bool *json) {
         if (file_exists(path)) return STATUS_OK;
     }
     return error_set(STATUS_DATA,
-                     "%s: has neither tokenizer.json nor tokenizer.model; transformers' AutoTokenizer writes a "
+                     "%s: has neither tokenizer.json nor tokenizer.model; AutoTokenizer of transformers writes a "
                      "tokenizer.json by save_pretrained",
                      dir);
 }

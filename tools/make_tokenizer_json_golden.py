@@ -50,7 +50,7 @@ def by_bytes(steps, normalizer=None, **model):
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    train(tokenizer, 256 + 320, alphabet=pre_tokenizers.ByteLevel.alphabet())
+    train(tokenizer, 256 + 220, alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     return tokenizer
 

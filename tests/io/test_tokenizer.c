@@ -300,11 +300,10 @@ static void bad_folders_are_refused(void **state) {
     Tokenizer *t;
     char want[PATH_MAX + 1100];
     assert_int_equal(tokenizer_open(&t, folder), STATUS_DATA);
-    snprintf(
-        want, sizeof want,
-        "%s: has neither tokenizer.json nor tokenizer.model; transformers' AutoTokenizer writes a tokenizer.json by "
-        "save_pretrained",
-        folder);
+    snprintf(want, sizeof want,
+             "%s: has neither tokenizer.json nor tokenizer.model; AutoTokenizer of transformers writes a "
+             "tokenizer.json by save_pretrained",
+             folder);
     assert_string_equal(error_text(), want);
     write_file("tokenizer.model", "not a model");
     refuse(NULL, NULL, "tokenizer.model: is not a SentencePiece model");
