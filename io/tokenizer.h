@@ -1,5 +1,5 @@
-// The model's own tokenizer: tokenizer.model through SentencePiece, giving the ids that transformers'
-// LlamaTokenizerFast (legacy = true, TinyLlama's tokenizer.json) gives.
+// The model's own tokenizer: tokenizer.json, giving the ids that Hugging Face's tokenizers gives; or tokenizer.model
+// through SentencePiece, giving those of the tokenizer.json that transformers made of such models (legacy = true).
 #pragma once
 #include "src/base/status.h"
 #include <stddef.h>
@@ -7,8 +7,9 @@
 
 typedef struct Tokenizer Tokenizer;
 
-// Reads DIR/tokenizer.model, and DIR/tokenizer_config.json and special_tokens_map.json for add_bos_token, added tokens
-// and the names of bos and eos. STATUS_DATA naming the file.
+// Reads DIR/tokenizer.json, or DIR/tokenizer.model where that is missing; and DIR/tokenizer_config.json,
+// special_tokens_map.json and added_tokens.json for added tokens and the names of bos and eos. STATUS_DATA naming the
+// file.
 Status tokenizer_open(Tokenizer **out, const char *model_dir);
 void tokenizer_close(Tokenizer *tokenizer);
 
@@ -17,14 +18,15 @@ int32_t tokenizer_bos(const Tokenizer *tokenizer);   // -1 if none
 int32_t tokenizer_eos(const Tokenizer *tokenizer);
 const char *tokenizer_eos_text(const Tokenizer *tokenizer); // "</s>"
 const char *tokenizer_bos_text(const Tokenizer *tokenizer); // "<s>"; "" if none
-bool tokenizer_adds_bos(const Tokenizer *tokenizer);
 
-// Appends the ids of text[0, bytes) to *ids (grown with realloc; *capacity and *count kept), first BOS when add_bos.
-// Control tokens inside the text are recognised; each piece of text between them gets its own dummy prefix.
-// Thread-safe.
-Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t bytes, bool add_bos, int32_t **ids,
+// Appends the ids of text[0, bytes) to *ids (grown with realloc; *capacity and *count kept). With `plain` they begin as
+// the tokenizer begins plain text (mostly with bos), without it they are the text's alone: what transformers calls
+// add_special_tokens. Added tokens inside the text are recognised. Bytes that are no UTF-8 count as U+FFFD. STATUS_DATA
+// when a regular expression of tokenizer.json runs away on the text. Thread-safe.
+Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t bytes, bool plain, int32_t **ids,
                         int32_t *count, int32_t *capacity);
-// The text of ids, control tokens left out when skip_special. Caller frees.
+// The text of ids, special tokens left out when skip_special; ids that are no token are passed over. Thread-safe.
+// Caller frees.
 Status tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int32_t count, bool skip_special, char **out);
-// A hash of the vocabulary, for cache keys.
+// A hash of the tokenizer's files, for cache keys.
 uint64_t tokenizer_hash(const Tokenizer *tokenizer);

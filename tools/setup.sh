@@ -8,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(build-essential cmake pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libconfig-dev libdnnl-dev
-    libsentencepiece-dev libjansson-dev libutf8proc-dev libxxhash-dev libedit-dev libmicrohttpd-dev libcmocka-dev
-    libboost-context-dev procps curl)
+    libsentencepiece-dev libsimdjson-dev libpcre2-dev libutf8proc-dev libjansson-dev libxxhash-dev libedit-dev
+    libmicrohttpd-dev libcmocka-dev libboost-context-dev procps curl)
 
 fail() {
     echo "setup: $*" >&2

@@ -15,9 +15,9 @@ typedef struct Ids {
     int32_t *v, count, capacity;
 } Ids;
 
-static Status encode_text(const Tokenizer *tokenizer, const char *text, bool add_bos, Ids *out) {
+static Status encode_text(const Tokenizer *tokenizer, const char *text, bool plain, Ids *out) {
     out->count = 0;
-    return tokenizer_encode(tokenizer, text, strlen(text), add_bos, &out->v, &out->count, &out->capacity);
+    return tokenizer_encode(tokenizer, text, strlen(text), plain, &out->v, &out->count, &out->capacity);
 }
 
 // The messages of a prompt, and of an answer behind them where it is not NULL, through the chat template.
@@ -35,7 +35,7 @@ Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *toke
                              int32_t **ids, int32_t *count) {
     Ids out = {0};
     JinjaScratch scratch = {0};
-    Status status = prompt->text != NULL ? encode_text(tokenizer, prompt->text, tokenizer_adds_bos(tokenizer), &out)
+    Status status = prompt->text != NULL ? encode_text(tokenizer, prompt->text, true, &out)
                                          : encode_messages(tokenizer, chat, &scratch, prompt, NULL, &out);
     jinja_scratch_free(&scratch);
     if (status == STATUS_OK && out.count == 0)
@@ -61,8 +61,8 @@ static Status encode_pair(const Tokenizer *tokenizer, const ChatTemplate *chat, 
     memcpy(text, prompt->text, p);
     memcpy(text + p, completion->text, c + 1);
     if (!has_eos) memcpy(text + p + c, eos, e + 1);
-    Status status = encode_text(tokenizer, prompt->text, tokenizer_adds_bos(tokenizer), prompt_ids);
-    if (status == STATUS_OK) status = encode_text(tokenizer, text, tokenizer_adds_bos(tokenizer), both_ids);
+    Status status = encode_text(tokenizer, prompt->text, true, prompt_ids);
+    if (status == STATUS_OK) status = encode_text(tokenizer, text, true, both_ids);
     free(text);
     return status;
 }

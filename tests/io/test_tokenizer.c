@@ -1,5 +1,5 @@
-// io/tokenizer against ids and texts of the Python tokenizers library (tests/golden/tokenizer, made by
-// tools/make_tokenizer_golden.py), and its refusals.
+// io/tokenizer against ids and texts of transformers (tests/golden/tokenizer, made by tools/make_tokenizer_golden.py,
+// and tokenizer-json, made by tools/make_tokenizer_json_golden.py), and its refusals.
 #include "io/tokenizer.h"
 
 #include <jansson.h>
@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #define GOLDEN  TEST_DATA "/tokenizer"
+#define JSON    TEST_DATA "/tokenizer-json"
 #define THREADS 4
 
 // A folder of links and files that lives for one test.
@@ -161,6 +162,30 @@ static void added_tokens_are_pythons(void **state) {
     check_cases(folder, GOLDEN "/added/cases.json");
 }
 
+// One folder for each kind of tokenizer.json.
+static void every_tokenizer_json_is_transformers(void **state) {
+    (void)state;
+    static const char *const kinds[] = {
+        "llama-3",          "gpt-2", "qwen",       "tekken", "deepseek", "llama-2", "metaspace-first",
+        "metaspace-always", "gemma", "characters", "added"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        char dir[PATH_MAX], path[PATH_MAX + 16];
+        print_message("%s\n", kinds[i]);
+        snprintf(dir, sizeof dir, JSON "/%s", kinds[i]);
+        snprintf(path, sizeof path, "%s/cases.json", dir);
+        check_cases(dir, path);
+    }
+}
+
+// Where a folder has both files the ids are those of tokenizer.json.
+static void tokenizer_json_goes_first(void **state) {
+    (void)state;
+    link_file(GOLDEN "/tokenizer.model", "tokenizer.model");
+    link_file(JSON "/llama-3/tokenizer.json", "tokenizer.json");
+    link_file(JSON "/llama-3/tokenizer_config.json", "tokenizer_config.json");
+    check_cases(folder, JSON "/llama-3/cases.json");
+}
+
 // Cases for another model, by hand: tools/make_tokenizer_golden.py --model FILE --out DIR, with the model in DIR.
 static void another_model_is_pythons(void **state) {
     (void)state;
@@ -187,7 +212,6 @@ static void names_and_sizes(void **state) {
     assert_int_equal(tokenizer_eos(t), 2);
     assert_string_equal(tokenizer_bos_text(t), "<s>");
     assert_string_equal(tokenizer_eos_text(t), "</s>");
-    assert_true(tokenizer_adds_bos(t));
     uint64_t hash = tokenizer_hash(t);
     tokenizer_close(t);
     assert_int_equal(tokenizer_open(&t, folder), STATUS_OK);
@@ -200,7 +224,6 @@ static void names_and_sizes(void **state) {
     assert_int_equal(tokenizer_eos(other), 1003);
     assert_int_equal(tokenizer_bos(other), -1);
     assert_string_equal(tokenizer_bos_text(other), "");
-    assert_false(tokenizer_adds_bos(other));
     assert_true(tokenizer_hash(other) != hash);
     int32_t *ids = NULL, count = 0, capacity = 0;
     assert_int_equal(tokenizer_encode(other, "<|end|>", 7, true, &ids, &count, &capacity), STATUS_OK);
@@ -262,7 +285,7 @@ static void broken_utf8_is_survived(void **state) {
 
 static void refuse(const char *config, const char *added, const char *message) {
     Tokenizer *t;
-    char want[PATH_MAX + 512];
+    char want[PATH_MAX + 1100];
     error_clear();
     if (config != NULL) write_file("tokenizer_config.json", config);
     if (added != NULL) write_file("added_tokens.json", added);
@@ -288,13 +311,128 @@ static void no_limit_is_no_fault(void **state) {
 
 static void bad_folders_are_refused(void **state) {
     (void)state;
-    refuse(NULL, NULL, "tokenizer.model: No such file or directory");
-    write_file("tokenizer.json", "{}");
-    refuse(NULL, NULL,
-           "tokenizer.model: not there, only tokenizer.json, which is not supported; take the tokenizer.model that "
-           "belongs to it");
+    Tokenizer *t;
+    char want[PATH_MAX + 1100];
+    assert_int_equal(tokenizer_open(&t, folder), STATUS_DATA);
+    snprintf(want, sizeof want,
+             "%s: has neither tokenizer.json nor tokenizer.model; AutoTokenizer of transformers writes a "
+             "tokenizer.json by save_pretrained",
+             folder);
+    assert_string_equal(error_text(), want);
     write_file("tokenizer.model", "not a model");
     refuse(NULL, NULL, "tokenizer.model: is not a SentencePiece model");
+}
+
+// A tokenizer.json of these parts; NULL stands for what is right.
+static void refuse_json(const char *parts, const char *model, const char *message) {
+    char text[4096], want[1024];
+    snprintf(text, sizeof text, "{\"version\": \"1.0\", %s \"model\": {\"type\": \"BPE\", %s}}",
+             parts == NULL ? "" : parts,
+             model == NULL ? "\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": [\"a b\"]" : model);
+    write_file("tokenizer.json", text);
+    snprintf(want, sizeof want, "tokenizer.json: %s", message);
+    refuse(NULL, NULL, want);
+}
+
+static void bad_parts_are_refused(void **state) {
+    (void)state;
+    write_file("tokenizer_config.json", "{\"eos_token\": \"a\"}");
+    refuse_json("\"normalizer\": {\"type\": \"Lowercase\"},", NULL,
+                "normalizer.type is \"Lowercase\", which is not supported; known are NFC, NFD, NFKC, NFKD, Prepend, "
+                "Replace, Strip and Sequence");
+    refuse_json("\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\"}, {\"type\": "
+                "\"Whitespace\"}]},",
+                NULL,
+                "pre_tokenizer.pretokenizers[1].type is \"Whitespace\", which is not supported; known are Split, "
+                "ByteLevel, Digits, Metaspace and Sequence");
+    refuse_json("\"pre_tokenizer\": {\"type\": \"Digits\", \"individual\": true},", NULL,
+                "pre_tokenizer.individual is not known; a tokenizer with it is not supported");
+    refuse_json("\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"ByteLevel\"}, {\"type\": "
+                "\"Digits\"}]},",
+                NULL, "pre_tokenizer.pretokenizers[1].type is \"Digits\" behind ByteLevel, which must be the last");
+    refuse_json(
+        "\"decoder\": {\"type\": \"WordPiece\"},", NULL,
+        "decoder.type is \"WordPiece\", which is not supported; known are ByteLevel, ByteFallback, Fuse, Strip, "
+        "Replace, Metaspace and Sequence");
+    refuse_json("\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": \"A\"}}, "
+                "{\"SpecialToken\": {\"id\": \"a\"}}], \"special_tokens\": {}},",
+                NULL, "post_processor.single puts \"a\" behind a text, which is not supported");
+    refuse_json("\"extra\": 1,", NULL, "extra is not known; a tokenizer with it is not supported");
+    refuse_json("\"added_tokens\": [{\"id\": 7, \"content\": \"x\"}],", NULL,
+                "added_tokens[0]: added token \"x\" has the id 7, but its place gives it 3");
+    refuse_json(NULL, "\"vocab\": {\"a\": 0}, \"merges\": [], \"dropout\": 0.1",
+                "model.dropout makes tokens by chance, which is not supported; set it to null");
+    refuse_json(NULL, "\"vocab\": {\"a\": 0}, \"merges\": [], \"end_of_word_suffix\": \"</w>\"",
+                "model.end_of_word_suffix is not empty, which is not supported");
+}
+
+static void bad_tables_are_refused(void **state) {
+    (void)state;
+    write_file("tokenizer_config.json", "{\"eos_token\": \"a\"}");
+    refuse_json(NULL, "\"vocab\": {\"a\": 0, \"b\": 1}, \"merges\": [\"a b\"]",
+                "model.merges[0]: makes \"ab\", which model.vocab does not have");
+    refuse_json(NULL, "\"vocab\": {\"a\": 0, \"b\": 1}, \"merges\": [[\"a\", \"c\"]]",
+                "model.merges[0]: merges \"c\", which model.vocab does not have");
+    refuse_json(NULL, "\"vocab\": {\"a\": 0}, \"merges\": [[\"a\"]]",
+                "model.merges[0] is neither \"left right\" nor [\"left\", \"right\"]");
+    refuse_json(NULL, "\"vocab\": {\"a\": 0, \"b\": 0}, \"merges\": []",
+                "model.vocab: \"b\" and \"a\" both have the id 0");
+    refuse_json(NULL, "\"vocab\": {\"a\": 0, \"a\": 1}, \"merges\": []", "model.vocab has \"a\" twice");
+    refuse_json(NULL, "\"vocab\": {\"a\": 16000000}, \"merges\": []",
+                "model.vocab: \"a\" has the id 16000000, which is beyond its 1 tokens");
+    refuse_json(NULL, "\"vocab\": {\"a\": -1}, \"merges\": []",
+                "model.vocab: \"a\" has the id -1, which is beyond its 1 tokens");
+    refuse_json(NULL, "\"vocab\": {\"a\": \"0\"}, \"merges\": []", "model.vocab: the id of entry 0 is no integer");
+    refuse_json(NULL, "\"vocab\": [[\"a\", -1.5]], \"unk_id\": 0",
+                "model.unk_id is not known; a tokenizer with it is not supported");
+    refuse_json(NULL, "\"merges\": []", "model.vocab is missing or empty");
+    write_file("tokenizer.json", "{\"model\": {\"type\": \"Unigram\", \"unk_id\": 0, \"vocab\": [[\"a\", -1.5]]}}");
+    refuse(NULL, NULL, "tokenizer.json: model.type is \"Unigram\", which is not supported; known are BPE alone");
+    write_file("tokenizer.json", "{\n\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\"");
+    refuse(NULL, NULL, "tokenizer.json:2: broken JSON: ':' expected near end of file");
+}
+
+static void refuse_regex(const char *regex, const char *message) {
+    char parts[512], want[512];
+    snprintf(parts, sizeof parts,
+             "\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"%s\"}, \"behavior\": \"Isolated\", "
+             "\"invert\": false},",
+             regex);
+    snprintf(want, sizeof want, "pre_tokenizer.pattern: the regular expression %s", message);
+    refuse_json(parts, NULL, want);
+}
+
+static void bad_patterns_are_refused(void **state) {
+    (void)state;
+    write_file("tokenizer_config.json", "{\"eos_token\": \"a\"}");
+    refuse_regex("a(b", "a(b cannot be used: missing closing parenthesis");
+    refuse_regex("ab)", "ab) has ) at byte 2, which is not supported");
+    refuse_regex("\\\\bx", "\\bx has \\b at byte 0, which is not supported");
+    refuse_regex("[a&&b]", "[a&&b] has && at byte 2, which is not supported");
+    refuse_regex("[[:alpha:]]", "[[:alpha:]] has [ at byte 1, which is not supported");
+    refuse_regex("(a)\\\\1", "(a)\\1 has \\1 at byte 3, which is not supported");
+    refuse_regex("(?<n>a)", "(?<n>a) has (?< at byte 0, which is not supported");
+    refuse_regex("a{2}?", "a{2}? has {2}? at byte 1, which is not supported");
+    refuse_regex("\\\\p{Klingon}", "\\p{Klingon} cannot be used: unknown property after \\P or \\p");
+    refuse_regex("\\\\h+", "\\h+ has \\h at byte 0, which is not supported");
+}
+
+// A regular expression that goes back without end is stopped, and the text's error says so.
+static void running_away_is_stopped(void **state) {
+    (void)state;
+    Tokenizer *t;
+    write_file("tokenizer_config.json", "{\"eos_token\": \"e\"}");
+    write_file("tokenizer.json",
+               "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"e\": 0}, \"merges\": []}, \"pre_tokenizer\": {\"type\": "
+               "\"Split\", \"pattern\": {\"Regex\": \"(a|aa|a+)+$\"}, \"behavior\": \"Isolated\", \"invert\": false}}");
+    assert_int_equal(tokenizer_open(&t, folder), STATUS_OK);
+    const char *text = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!";
+    int32_t *ids = NULL, count = 0, capacity = 0;
+    assert_int_equal(tokenizer_encode(t, text, strlen(text), false, &ids, &count, &capacity), STATUS_DATA);
+    assert_non_null(strstr(error_text(), "pre_tokenizer.pattern: the regular expression (a|aa|a+)+$ takes too many "
+                                         "steps on a text of 90 bytes"));
+    free(ids);
+    tokenizer_close(t);
 }
 
 static void bad_configs_are_refused(void **state) {
@@ -308,9 +446,6 @@ static void bad_configs_are_refused(void **state) {
            "tokenizer_config.json: eos_token is \"<end>\", which is not in the vocabulary");
     refuse("{\"eos_token\": null}", NULL,
            "tokenizer_config.json: there is no eos_token; name the token that ends an answer");
-    refuse("{\"added_tokens_decoder\": {\"1000\": {\"content\": \"<x>\", \"rstrip\": true}}}", NULL,
-           "tokenizer_config.json: added token 1000 (\"<x>\") has \"rstrip\": true, which is not supported; set it to "
-           "false");
     refuse("{\"added_tokens_decoder\": {\"x1\": {\"content\": \"<x>\"}}}", NULL,
            "tokenizer_config.json: added_tokens_decoder has the key \"x1\", which is no token id");
     refuse("{\"added_tokens_decoder\": {\"1000\": {}}}", NULL,
@@ -329,12 +464,18 @@ int main(void) {
         cmocka_unit_test(ids_and_texts_are_pythons),
         cmocka_unit_test(any_ids_decode_as_pythons),
         cmocka_unit_test_setup_teardown(added_tokens_are_pythons, folder_setup, folder_teardown),
+        cmocka_unit_test(every_tokenizer_json_is_transformers),
+        cmocka_unit_test_setup_teardown(tokenizer_json_goes_first, folder_setup, folder_teardown),
         cmocka_unit_test(another_model_is_pythons),
         cmocka_unit_test_setup_teardown(names_and_sizes, folder_setup, folder_teardown),
         cmocka_unit_test(threads_share_a_tokenizer),
         cmocka_unit_test(broken_utf8_is_survived),
         cmocka_unit_test_setup_teardown(no_limit_is_no_fault, folder_setup, folder_teardown),
         cmocka_unit_test_setup_teardown(bad_folders_are_refused, folder_setup, folder_teardown),
+        cmocka_unit_test_setup_teardown(bad_parts_are_refused, folder_setup, folder_teardown),
+        cmocka_unit_test_setup_teardown(bad_tables_are_refused, folder_setup, folder_teardown),
+        cmocka_unit_test_setup_teardown(bad_patterns_are_refused, folder_setup, folder_teardown),
+        cmocka_unit_test_setup_teardown(running_away_is_stopped, folder_setup, folder_teardown),
         cmocka_unit_test_setup_teardown(bad_configs_are_refused, folder_setup, folder_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,7 +35,7 @@ for package in "$kto" "$cuda"; do
     [[ $(dpkg-deb -f "$package" Section) == science ]] || wrong "no section"
 done
 depends=$(dpkg-deb -f "$kto" Depends)
-for library in libc6 libhdf5 libopenmpi libdnnl libsentencepiece libconfig libjansson libutf8proc libxxhash; do
+for library in libc6 libhdf5 libopenmpi libdnnl libsentencepiece libsimdjson libpcre2 libutf8proc libconfig libjansson libxxhash; do
     # (MPI may be another one.)
     [[ $depends == *$library* || ($library == libopenmpi && $depends == *mpi*) ]] || wrong "kto does not depend on $library"
 done

@@ -136,7 +136,7 @@ bad 'truncated weights' 3 'model/model.safetensors: header says 204064 bytes but
     "truncate -s 200000 $weights"
 bad 'header length that lies' 3 'model/model.safetensors: header length 9223372036854775807 is over the limit of 100000000; this is no safetensors file' \
     "printf '\xff\xff\xff\xff\xff\xff\xff\x7f' | dd of=$weights conv=notrunc status=none"
-bad 'no tokenizer' 3 'model/tokenizer.model: No such file or directory' 'rm model/tokenizer.model'
+bad 'no tokenizer' 3 'model: has neither tokenizer.json nor tokenizer.model; AutoTokenizer of transformers writes a tokenizer.json by save_pretrained' 'rm model/tokenizer.model'
 bad 'tokenizer that is none' 3 'model/tokenizer.model: is not a SentencePiece model' 'echo text >model/tokenizer.model'
 bad 'tokenizer larger than the embedding' 3 'model: the tokenizer has 512 tokens but the embedding only 300; tokenizer and model do not belong together' \
     "sed -i 's/\"vocab_size\": 512/\"vocab_size\": 300/' model/config.json"

@@ -149,7 +149,7 @@ has 'stats --model' '"unit": "tokens"' json
 has 'stats of a configuration' '"max_length": 128,' json
 refuses 'stats without a file' 3 'nowhere.jsonl: No such file or directory' data stats judged.jsonl nowhere.jsonl
 refuses 'stats of tokens without a model' 2 '--max-length counts tokens; name their model by --model' data stats judged.jsonl --max-length 9
-refuses 'stats of no model' 3 'model/tokenizer.model: No such file or directory' data stats judged.jsonl --model "$(mkdir -p model && echo model)"
+refuses 'stats of no model' 3 'model: has neither tokenizer.json nor tokenizer.model; AutoTokenizer of transformers writes a tokenizer.json by save_pretrained' data stats judged.jsonl --model "$(mkdir -p model && echo model)"
 
 echo "$failures failures"
 [ "$failures" -eq 0 ]

@@ -95,7 +95,7 @@ static void any_ids(void **state) {
         free(got);
         free(whole);
     }
-    assert_true(same > 200);
+    assert_true(same > 50); // of bytes alone few are text
 }
 
 static void newline(void **state) {
@@ -108,13 +108,18 @@ static void newline(void **state) {
     free(ids);
 }
 
+// A tokenizer of bytes, whose tokens end inside characters; and one of pieces with byte fallback.
 int main(void) {
-    if (tokenizer_open(&tokenizer, TEST_DATA "/tiny-model") != STATUS_OK) {
-        fprintf(stderr, "%s\n", error_text());
-        return 1;
-    }
+    static const char *const folders[] = {TEST_DATA "/tiny-model", TEST_DATA "/tokenizer-json/llama-3"};
     const struct CMUnitTest tests[] = {cmocka_unit_test(texts), cmocka_unit_test(any_ids), cmocka_unit_test(newline)};
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    tokenizer_close(tokenizer);
+    int failed = 0;
+    for (int i = 0; i < 2; i++) {
+        if (tokenizer_open(&tokenizer, folders[i]) != STATUS_OK) {
+            fprintf(stderr, "%s\n", error_text());
+            return 1;
+        }
+        failed += cmocka_run_group_tests_name(folders[i], tests, NULL, NULL);
+        tokenizer_close(tokenizer);
+    }
     return failed;
 }
