@@ -1,4 +1,4 @@
-// Templates, the rules for reviews, and rows. Asking the model is left to src/commands/data_review_pairs.c.
+// Templates, the rules for reviews, and rows. Asking the model is left to review_pairs.c.
 #include "src/review/review.h"
 
 #include "io/json_file.h"
