@@ -1,5 +1,5 @@
 // A run as its folder shows it from outside: the rows of metrics.h5, what the run is, and whether it still goes on.
-// Nothing is written, and a run that is going is not disturbed. What is shown of it is decided in log.c.
+// Nothing is written, and a run that is going is not disturbed. What is shown of it is decided in log_summary.c.
 #pragma once
 #include "io/config.h"
 #include "io/metrics.h"
