@@ -146,7 +146,7 @@ static void test_paired(void **state) {
 // --- pairs ----------------------------------------------------------------------------------------------------------
 
 static const DatasetOptions pairs = {
-    .max_length = 1000, .pairs = true, .batch_size = 4, .chat = CHAT_ZEPHYR, .vocab = VOCAB};
+    .max_length = 1000, .pairs = true, .loss = "dpo", .batch_size = 4, .chat = CHAT_ZEPHYR, .vocab = VOCAB};
 
 // Pair `index` by its definition: prompt and both answers as tokens, the prompt's seam the first of the two.
 static void expect_pair(const Dataset *d, int32_t index, const char *prompt, const char *chosen, const char *rejected,
@@ -585,7 +585,7 @@ static void test_bad_rows(void **state) {
     write_file(PAIR(" a", " b") "}\n" LINE("Two", " c", "true"));
     assert_int_equal(dataset_open(&d, path, tokenizer, &pairs, &comm), STATUS_DATA);
     assert_int_equal(strncmp(error_text(), where, strlen(where)), 0);
-    assert_non_null(strstr(error_text(), "give {\"prompt\", \"chosen\", \"rejected\"}"));
+    assert_non_null(strstr(error_text(), "kto.loss_type = \"dpo\" learns from pairs; give {\"prompt\", "));
     error_clear();
     dataset_close(&d);
     options = pairs;
