@@ -639,15 +639,20 @@ static const char *where_set(const Reading *reading, const char *key, char *out,
     return out;
 }
 
+bool loss_takes_pairs(LossType loss) {
+    return loss == LOSS_DPO;
+}
+
 // A pair has one loss, which these two cannot weigh apart.
 static Status check_pair_weights(const Reading *reading, const char *key, double weight) {
     char where[1100], text[32] = "\"auto\"";
-    if (reading->config->kto.loss_type != LOSS_DPO || weight == 1) return STATUS_OK;
+    if (!loss_takes_pairs((LossType)reading->config->kto.loss_type) || weight == 1) return STATUS_OK;
     if (!isnan(weight)) snprintf(text, sizeof text, "%g", weight);
     return error_set(STATUS_USAGE,
-                     "%s: %s = %s weighs rows of one label, and with kto.loss_type = \"dpo\" a row is a pair of both; "
+                     "%s: %s = %s weighs rows of one label, and with kto.loss_type = \"%s\" a row is a pair of both; "
                      "remove it, and give single pairs a \"weight\" in their rows if that is meant",
-                     where_set(reading, key, where, sizeof where), key, text);
+                     where_set(reading, key, where, sizeof where), key, text,
+                     config_word(reading->config, "kto.loss_type"));
 }
 
 static Status check_together(const Reading *reading) {

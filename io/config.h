@@ -15,7 +15,7 @@ typedef enum Recompute { RECOMPUTE_NONE = 0, RECOMPUTE_LAYER = 1 } Recompute;
 typedef enum Optimizer { OPTIM_ADAMW = 0, OPTIM_PAGED_ADAMW_32BIT = 1 } Optimizer;
 typedef enum BackendChoice { BACKEND_AUTO = 0, BACKEND_CPU = 1, BACKEND_CUDA = 2 } BackendChoice;
 typedef enum CommChoice { COMM_AUTO = 0, COMM_NCCL = 1, COMM_MPI = 2 } CommChoice;
-typedef enum LossType { LOSS_KTO = 0, LOSS_APO_ZERO_UNPAIRED = 1, LOSS_DPO = 2 } LossType;
+typedef enum LossType { LOSS_KTO = 0, LOSS_APO_ZERO_UNPAIRED = 1, LOSS_DPO = 2, LOSS_TYPES } LossType;
 typedef enum Scheduler { SCHEDULER_COSINE = 0, SCHEDULER_LINEAR = 1, SCHEDULER_CONSTANT = 2 } Scheduler;
 
 typedef struct Config {
@@ -88,6 +88,10 @@ char *config_text(const Config *config);
 // The word that a key out of several words has: config_word(config, "kto.loss_type") is "dpo". "" for any
 // other key.
 const char *config_word(const Config *config, const char *key);
+
+// Whether the loss learns from pairs {"prompt", "chosen", "rejected"}, each of which is one row to it. The rest of what
+// a loss is stands in src/train/kto.h.
+bool loss_takes_pairs(LossType loss);
 
 // The first key whose value differs and that changes a run's result ("" if none): key gets its name, a and b the
 // values' texts. Harmless keys: logging, saving, evaluation steps, sampling, what it runs on (backend, comm, recompute,

@@ -375,3 +375,11 @@ char *jsonl_sample_line(const TextOrMessages *prompt, const char *completion, in
     json_decref(line);
     return text;
 }
+
+int64_t jsonl_sample_step(const char *line, size_t bytes) {
+    json_error_t error;
+    json_t *object = json_foreign_load(line, bytes, 0, &error), *step = json_object_get(object, "step");
+    const int64_t out = json_is_integer(step) ? json_integer_value(step) : -1;
+    json_decref(object);
+    return out;
+}

@@ -49,3 +49,5 @@ void jsonl_prompt_free(TextOrMessages *prompt);
 // {"prompt": ..., "completion": ...} plus optional "step" (step < 0: left out) as one JSON line (no newline); the
 // prompt as it was given. Caller frees; NULL when out of memory.
 char *jsonl_sample_line(const TextOrMessages *prompt, const char *completion, int64_t step);
+// The step of such a line; -1: it has none, or is no whole line.
+int64_t jsonl_sample_step(const char *line, size_t bytes);

@@ -69,7 +69,7 @@ static void tell_state(const LoggedRun *run) {
 
 static void tell_model(const LoggedRun *run) {
     const Config *config = &run->config;
-    const char *unit = config->kto.loss_type == LOSS_DPO ? "pairs" : "rows";
+    const char *unit = loss_takes_pairs((LossType)config->kto.loss_type) ? "pairs" : "rows";
     if (!run->has_config) return;
     printf("  model     %s, %s; LoRA r %lld, alpha %g\n", config->model.path, config_word(config, "model.dtype"),
            (long long)config->lora.r, config->lora.alpha);

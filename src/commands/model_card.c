@@ -7,6 +7,7 @@
 #include "io/metrics.h"
 #include "src/base/log.h"
 #include "src/base/version.h"
+#include "src/train/kto.h"
 
 #include <ctype.h>
 #include <limits.h>
@@ -235,9 +236,11 @@ static void put_title(FILE *to, const ModelCard *card, const char *loss) {
                          : "A LoRA adapter for %s%s%s%s%s, in %s.\n",
             card->base_on_hub ? "[" : "`", card->base, card->base_on_hub ? "](https://huggingface.co/" : "`",
             card->base_on_hub ? card->base : "", card->base_on_hub ? ")" : "", card->dtype);
-    fprintf(to, "Trained by kto.c %s (%s) with the loss `%s`%s, rank %lld and alpha %g, ", KTO_VERSION, KTO_GIT_COMMIT,
-            loss, strcmp(loss, "kto") == 0 ? " ([KTO](https://arxiv.org/abs/2402.01306))" : "",
-            (long long)card->config->lora.r, card->config->lora.alpha);
+    const Loss *paper = kto_loss((LossType)card->config->kto.loss_type);
+    fprintf(to,
+            "Trained by kto.c %s (%s) with the loss `%s` ([%s](https://arxiv.org/abs/%s)), rank %lld and alpha %g, ",
+            KTO_VERSION, KTO_GIT_COMMIT, loss, paper->title, paper->arxiv, (long long)card->config->lora.r,
+            card->config->lora.alpha);
     if (card->step >= 0) fprintf(to, "to step %lld ", (long long)card->step);
     fprintf(to, "(adapter %016llx).\n\n", (unsigned long long)card->adapter_hash);
 }

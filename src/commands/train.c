@@ -2,6 +2,7 @@
 #include "src/commands/commands.h"
 
 #include "io/files.h"
+#include "io/jsonl.h"
 #include "src/base/clock.h"
 #include "src/base/log.h"
 #include "src/base/memory.h"
@@ -66,9 +67,9 @@ static Status open_samples(Training *t) {
     char *line = NULL;
     size_t room = 0;
     long keep = 0;
-    while (getline(&line, &room, file) > 0) {
-        long long step;
-        if (sscanf(line, "{\"step\": %lld", &step) != 1 || step > t->progress.step) break;
+    for (ssize_t bytes; (bytes = getline(&line, &room, file)) > 0;) {
+        const int64_t step = jsonl_sample_step(line, (size_t)bytes);
+        if (step < 0 || step > t->progress.step) break;
         t->sampled_step = step;
         keep = ftell(file);
     }

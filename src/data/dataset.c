@@ -202,9 +202,9 @@ static Status add_source(Share *share, const JsonlFile *file, uint32_t number, c
     int32_t seam[2];
     if (options->pairs && !source->paired)
         return error_set(STATUS_DATA,
-                         "%s:%u: is a single answer with a \"label\", and kto.loss_type = \"dpo\" learns from pairs; "
+                         "%s:%u: is a single answer with a \"label\", and kto.loss_type = \"%s\" learns from pairs; "
                          "give {\"prompt\", \"chosen\", \"rejected\"}, or set kto.loss_type = \"kto\"",
-                         file->path, number);
+                         file->path, number, options->loss);
     for (int which = 0; which < count; which++) {
         TRY(encode_completion(share, file, number, source, which, tokenizer, options, &seam[which]));
         if (!options->pairs) TRY(add_rows(share, number, source, which, which + 1, seam[which], options));

@@ -42,7 +42,8 @@ typedef struct Dataset {
 typedef struct DatasetOptions {
     int64_t max_length, max_prompt_length;
     bool shuffle, skip_bad_rows, need_kl, need_owners;
-    bool pairs; // the loss takes pairs; a row that is none is a bad one
+    bool pairs;       // the loss takes pairs; a row that is none is a bad one
+    const char *loss; // its word, for that message
     uint64_t seed;
     int32_t batch_size;
     const ChatTemplate *chat; // NULL: none

@@ -78,12 +78,14 @@ static Status open_model(Run *run, bool sums) {
 
 static Status open_rows(Run *run, int32_t vocab) {
     const Config *config = &run->config;
+    const LossType loss = (LossType)config->kto.loss_type;
     DatasetOptions options = {.max_length = config->data.max_length,
                               .max_prompt_length = config->data.max_prompt_length,
                               .shuffle = config->data.order == ORDER_SHUFFLE,
                               .skip_bad_rows = config->data.skip_bad_rows,
-                              .need_kl = config->kto.loss_type == LOSS_KTO,
-                              .pairs = config->kto.loss_type == LOSS_DPO,
+                              .need_kl = kto_loss(loss)->needs_z0,
+                              .pairs = loss_takes_pairs(loss),
+                              .loss = config_word(config, "kto.loss_type"),
                               .need_owners = config->lora.dropout > 0,
                               .seed = (uint64_t)config->train.seed,
                               .batch_size = (int32_t)config->train.global_batch_size,

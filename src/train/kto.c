@@ -1,6 +1,7 @@
 // The losses and their metrics. Sums run in row order, so that every rank and every rank count gets the same numbers.
 #include "src/train/kto.h"
 
+#include <assert.h>
 #include <math.h>
 
 static double sigmoid(double x) {
@@ -12,12 +13,40 @@ static double minus_log_sigmoid(double x) {
     return x >= 0 ? log1p(exp(-x)) : log1p(exp(x)) - x;
 }
 
+static double kto_value(double x) {
+    return sigmoid(-x); // 1 - sigmoid(x)
+}
+
+static double kto_slope(double scale, double x) {
+    const double s = sigmoid(x);
+    return -scale * s * (1 - s);
+}
+
+static double dpo_value(double x) {
+    return minus_log_sigmoid(x);
+}
+
+static double dpo_slope(double scale, double x) {
+    return -scale * sigmoid(-x);
+}
+
+static const Loss losses[] = {
+    [LOSS_KTO] = {"KTO", "2402.01306", true, kto_value, kto_slope},
+    [LOSS_APO_ZERO_UNPAIRED] = {"APO", "2408.06266", false, kto_value, kto_slope},
+    [LOSS_DPO] = {"DPO", "2305.18290", false, dpo_value, dpo_slope},
+};
+static_assert(sizeof losses / sizeof *losses == LOSS_TYPES, "every loss that a configuration may name has a row");
+
+const Loss *kto_loss(LossType type) {
+    return &losses[type];
+}
+
 int32_t kto_completions(const KtoOptions *options) {
-    return options->loss == LOSS_DPO ? 2 : 1;
+    return loss_takes_pairs(options->loss) ? 2 : 1;
 }
 
 double kto_z0(const KtoOptions *options, const KtoRecord *records, int32_t count) {
-    if (options->loss != LOSS_KTO) return 0;
+    if (!kto_loss(options->loss)->needs_z0) return 0;
     double sum = 0;
     for (int32_t i = 0; i < count; i++) sum += records[i].logp_kl - records[i].ref_logp_kl;
     double mean = sum / count;
@@ -28,30 +57,25 @@ static double log_ratio(const KtoRecord *record) {
     return record->logp - record->ref_logp;
 }
 
-// The sigmoid's argument: how far the row lies on its label's side of the reference point, in rewards; of a pair, how
-// far the chosen completion lies above the rejected one.
 static double margin(const KtoOptions *options, const KtoRecord *row, double z0) {
-    if (options->loss == LOSS_DPO) return options->beta * (log_ratio(&row[0]) - log_ratio(&row[1]));
+    if (loss_takes_pairs(options->loss)) return options->beta * (log_ratio(&row[0]) - log_ratio(&row[1]));
     double distance = log_ratio(row) - z0;
     return options->beta * (row->desirable ? distance : -distance);
 }
 
 static double row_weight(const KtoOptions *options, const KtoRecord *row) {
-    if (options->loss == LOSS_DPO) return row->weight;
+    if (loss_takes_pairs(options->loss)) return row->weight;
     return row->weight * (row->desirable ? options->desirable_weight : options->undesirable_weight);
 }
 
 double kto_row_loss(const KtoOptions *options, const KtoRecord *row, double z0) {
-    double x = margin(options, row, z0);
-    if (options->loss == LOSS_DPO) return row_weight(options, row) * minus_log_sigmoid(x);
-    return row_weight(options, row) * sigmoid(-x); // 1 - sigmoid(x) = sigmoid(-x)
+    return row_weight(options, row) * kto_loss(options->loss)->value(margin(options, row, z0));
 }
 
 double kto_row_gradient(const KtoOptions *options, const KtoRecord *row, double z0, int32_t count) {
-    double x = margin(options, row, z0);
-    if (options->loss == LOSS_DPO) return -row_weight(options, row) * options->beta * sigmoid(-x) / count;
-    double s = sigmoid(x), sign = row->desirable ? -1 : 1;
-    return sign * row_weight(options, row) * options->beta * s * (1 - s) / count;
+    const double sign = row->desirable ? 1 : -1; // of d margin / d logp; a pair's first record is its chosen one
+    const double scale = sign * row_weight(options, row) * options->beta;
+    return kto_loss(options->loss)->slope(scale, margin(options, row, z0)) / count;
 }
 
 void kto_metrics(const KtoOptions *options, const KtoRecord *records, int32_t count, double z0, MetricsRow *out) {

@@ -6,9 +6,20 @@
 #include "io/metrics.h"
 #include <stdint.h>
 
+// What a loss is, but for whether its rows are pairs (loss_takes_pairs of io/config.h). Its argument x is a row's
+// margin, in rewards: how far the row lies on its label's side of z0; of a pair, how far the chosen completion lies
+// above the rejected one.
+typedef struct Loss {
+    const char *title, *arxiv; // of its paper
+    bool needs_z0;             // which is of KL completions y', one a row; else z0 is 0 and rows have none
+    double (*value)(double x); // of a row of weight 1
+    double (*slope)(double scale, double x); // scale * d value / dx
+} Loss;
+const Loss *kto_loss(LossType type);
+
 typedef struct KtoOptions {
-    LossType loss; // only "kto" has KL completions and a z0 other than 0; a row of "dpo" is a pair
-    double beta, desirable_weight, undesirable_weight; // the weights of labels are not used by "dpo"
+    LossType loss;
+    double beta, desirable_weight, undesirable_weight; // pairs do not use the weights of labels
 } KtoOptions;
 
 // One completion of the global batch. Log-probs are sums over its tokens, in nats.
@@ -23,11 +34,11 @@ typedef struct KtoRecord {
     bool desirable;              // of a pair: the chosen one
 } KtoRecord;
 
-// Records of a row: 1, or 2 with "dpo", the chosen completion and then the rejected one. Below, `row` points to a row's
+// Records of a row: 1, or of a pair 2, the chosen completion and then the rejected one. Below, `row` points to a row's
 // records, and `records` holds those of `count` rows, in row order.
 int32_t kto_completions(const KtoOptions *options);
 
-// z0 = max(0, mean of logp_kl - ref_logp_kl): eq. 7's reference point, a constant for the gradient.
+// z0 = max(0, mean of logp_kl - ref_logp_kl): KTO's reference point (eq. 7), a constant for the gradient.
 double kto_z0(const KtoOptions *options, const KtoRecord *records, int32_t count);
 double kto_row_loss(const KtoOptions *options, const KtoRecord *row, double z0);
 // d (mean of row losses over `count` rows) / d logp of this row; of a pair's rejected completion it is minus that.

@@ -22,7 +22,8 @@ static void show_step(const Training *t, const MetricsRow *row) {
     const double per_step = (row->time - t->started) / (double)(row->step - t->first_step);
     const int seconds = (int)(per_step * (double)left);
     char text[256], z0[64] = "", kl[32], loss[32], margin[32];
-    if (t->run.config.kto.loss_type == LOSS_KTO) snprintf(z0, sizeof z0, "z0 %s  ", figure_text(row->kl, 3, false, kl));
+    if (kto_loss(t->run.step.kto.loss)->needs_z0)
+        snprintf(z0, sizeof z0, "z0 %s  ", figure_text(row->kl, 3, false, kl));
     snprintf(text, sizeof text, "step %lld/%lld  loss %s  %smargin %s  %.0f tokens/s  %d:%02d:%02d left",
              (long long)row->step, (long long)t->total_steps, figure_text(row->loss, 4, false, loss), z0,
              figure_text(row->rewards_margins, 3, true, margin), row->tokens_per_second, seconds / 3600,

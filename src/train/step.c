@@ -230,7 +230,7 @@ static Status plan_batch(StepContext *context, const Dataset *dataset, int32_t b
         TRY(MEMORY_ALLOC(context->passes, most, "the passes of a batch"));
         context->pass_capacity = most;
     }
-    *passes = step_passes(&context->plan, train, context->kto.loss == LOSS_KTO, context->passes);
+    *passes = step_passes(&context->plan, train, kto_loss(context->kto.loss)->needs_z0, context->passes);
     for (int32_t i = 0; i < count * row_words(context); i++) context->row_scores[i] = 0;
     return STATUS_OK;
 }

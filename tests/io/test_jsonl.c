@@ -245,6 +245,8 @@ static void prompts_need_only_a_prompt(void **state) {
     char *line = jsonl_sample_line(&prompt, "say \"hi\"\n", 12);
     assert_string_equal(line, "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"completion\": \"say "
                               "\\\"hi\\\"\\n\", \"step\": 12}");
+    assert_int_equal(jsonl_sample_step(line, strlen(line)), 12);
+    assert_int_equal(jsonl_sample_step(line, strlen(line) - 1), -1); // as a kill may leave it
     free(line);
     jsonl_prompt_free(&prompt);
     assert_int_equal(jsonl_prompt(&file, 1, &prompt), STATUS_DATA);
@@ -255,6 +257,7 @@ static void prompts_need_only_a_prompt(void **state) {
     TextOrMessages text = {.text = "p"};
     line = jsonl_sample_line(&text, "\xC3\xA9", -1);
     assert_string_equal(line, "{\"prompt\": \"p\", \"completion\": \"\xC3\xA9\"}");
+    assert_int_equal(jsonl_sample_step(line, strlen(line)), -1);
     free(line);
 }
 

@@ -82,6 +82,13 @@ done
 [[ $(head -n 1 "$card") == --- ]] || fail "README.md does not begin with its head"
 grep -qx 'library_name: transformers' "$WORK/merged/README.md" || fail "the merged model's README.md names another library"
 grep -q '^# base_model' "$WORK/merged/README.md" || fail "README.md names a folder as a model of the Hub"
+train dpo 1 "$WORK/dpo" train.max_steps=1
+export_run "$WORK/dpo" "$WORK/dpo-peft" --format peft
+for loss in 'peft kto KTO 2402.01306' 'dpo-peft dpo DPO 2305.18290'; do
+    read -r folder word title paper <<<"$loss"
+    grep -qF "with the loss \`$word\` ([$title](https://arxiv.org/abs/$paper)), rank" "$WORK/$folder/README.md" ||
+        fail "README.md does not name the loss $word and its paper"
+done
 # The base model's license, where its own card says it; its name, where it lies in the Hub's cache.
 cache=$WORK/hub/models--owner--tiny/snapshots/0123
 mkdir -p "$cache"

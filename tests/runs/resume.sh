@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # resume.sh NAME RANKS [key=value ...]: a run that lost everything after a checkpoint, and one that was killed at a random
-# moment, go on and end with the bits of the run that was never stopped. A finished run says so; another's folder is refused.
+# moment, go on and end with the bits and the samples of the run that was never stopped. A finished run says so; another's
+# folder is refused.
 . "$(dirname "$0")/common.sh"
 name=$1 ranks=$2
 shift 2
-words=(train.save_steps=5 train.save_total_limit=100 "$@")
+head -n 2 "$name/rows.jsonl" >"$WORK/prompts.jsonl"
+words=(train.save_steps=5 train.save_total_limit=100 train.sample_prompts="$WORK/prompts.jsonl" train.sample_steps=3 "$@")
 
 same() { # RUN_DIR
-    "$COMPARE_RUNS" same "$WORK/whole" "$1" 2>"$WORK/differences" && return
+    "$COMPARE_RUNS" same "$WORK/whole" "$1" 2>"$WORK/differences" &&
+        cmp "$WORK/whole/samples.jsonl" "$1/samples.jsonl" >>"$WORK/differences" && return
     head -n 20 "$WORK/differences"
     echo "$1 differs from the run that was never stopped"
     exit 1

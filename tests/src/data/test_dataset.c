@@ -14,7 +14,7 @@ enum { VOCAB = 512 };
 
 // Both get the template zephyr in open_all.
 static DatasetOptions plain = {.max_length = 1000, .need_kl = true, .batch_size = 4, .vocab = VOCAB};
-static DatasetOptions pairs = {.max_length = 1000, .pairs = true, .batch_size = 4, .vocab = VOCAB};
+static DatasetOptions pairs = {.max_length = 1000, .pairs = true, .loss = "dpo", .batch_size = 4, .vocab = VOCAB};
 
 static void write_file(const char *text) {
     FILE *file = fopen(path, "w");
@@ -671,7 +671,7 @@ static void test_bad_rows(void **state) {
     write_file(PAIR(" a", " b") "}\n" LINE("Two", " c", "true"));
     assert_int_equal(dataset_open(&d, path, tokenizer, &pairs, &comm), STATUS_DATA);
     assert_int_equal(strncmp(error_text(), where, strlen(where)), 0);
-    assert_non_null(strstr(error_text(), "give {\"prompt\", \"chosen\", \"rejected\"}"));
+    assert_non_null(strstr(error_text(), "kto.loss_type = \"dpo\" learns from pairs; give {\"prompt\", "));
     error_clear();
     dataset_close(&d);
     options = pairs;

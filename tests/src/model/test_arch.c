@@ -90,6 +90,14 @@ static void adapter_layout(void **state) {
     adapter_table_free(&table);
 }
 
+// Dropout's masks are drawn by these numbers.
+static void module_numbers(void **state) {
+    (void)state;
+    static const char *const want[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+    assert_int_equal(ARCH_MODULES, sizeof want / sizeof *want);
+    for (int i = 0; i < ARCH_MODULES; i++) assert_string_equal(arch_modules[i], want[i]);
+}
+
 // Every family has each module once, under the name that target_modules takes, with a group; every role at most once.
 static void rows_of_families(void **state) {
     (void)state;
@@ -112,6 +120,6 @@ static void rows_of_families(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(models_of_files), cmocka_unit_test(adapter_layout),
-                                       cmocka_unit_test(rows_of_families)};
+                                       cmocka_unit_test(module_numbers), cmocka_unit_test(rows_of_families)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
