@@ -108,16 +108,21 @@ static Status put_well_formed(const char *text, size_t bytes, TextBuffer *to) {
 
 // ---- the steps ----
 
+static Status put_bytes(const char *text, size_t bytes, TextBuffer *to) {
+    size_t length;
+    TRY(text_buffer_reserve(to, bytes));
+    if (!byte_level_decode(text, bytes, to->text + to->bytes, &length))
+        return text_buffer_add(to, text, bytes); // an added token that is no byte-level text
+    to->bytes += length;
+    return STATUS_OK;
+}
+
 static Status byte_level(const Texts *from, Texts *to) {
     TextBuffer raw = {0};
-    Status status = text_buffer_reserve(&raw, from->all.bytes + 1);
-    for (size_t i = 0, bytes, length; i < from->count && status == STATUS_OK; i++) {
+    Status status = STATUS_OK;
+    for (size_t i = 0, bytes; i < from->count && status == STATUS_OK; i++) {
         const char *text = text_of(from, i, &bytes);
-        if (!byte_level_decode(text, bytes, raw.text + raw.bytes, &length)) {
-            memcpy(raw.text + raw.bytes, text, bytes); // an added token that is no byte-level text
-            length = bytes;
-        }
-        raw.bytes += length;
+        status = put_bytes(text, bytes, &raw);
     }
     if (status == STATUS_OK) status = put_well_formed(raw.text, raw.bytes, &to->all);
     text_buffer_free(&raw);
@@ -236,4 +241,32 @@ Status detokenizer_run(const Detokenizer *d, PatternScratch *scratch, Texts *tex
         TRY(status);
     }
     return finish(texts, d->count == 0, out);
+}
+
+static Status run_token_step(const DecoderStep *step, PatternScratch *scratch, const Texts *from, Texts *to) {
+    size_t bytes;
+    const char *text = text_of(from, 0, &bytes);
+    const int byte = step->kind == DECODE_BYTE_FALLBACK ? fallback_byte(text, bytes) : -1;
+    const char c = (char)byte;
+    if (byte >= 0) return texts_add(to, &c, 1);
+    if (step->kind == DECODE_REPLACE || step->kind == DECODE_METASPACE)
+        return replace(step, scratch, text, bytes, false, to);
+    if (step->kind != DECODE_BYTE_LEVEL) return texts_add(to, text, bytes); // the others are about a text's ends
+    TRY(put_bytes(text, bytes, &to->all));
+    return texts_end(to);
+}
+
+Status detokenizer_token(const Detokenizer *d, PatternScratch *scratch, const char *text, size_t bytes,
+                         TextBuffer *out) {
+    Texts texts = {0};
+    Status status = texts_add(&texts, text, bytes);
+    for (int i = 0; i < d->count && status == STATUS_OK; i++) {
+        Texts next = {0};
+        status = run_token_step(&d->step[i], scratch, &texts, &next);
+        texts_free(&texts);
+        texts = next;
+    }
+    if (status == STATUS_OK) status = text_buffer_add(out, texts.all.text, texts.all.bytes);
+    texts_free(&texts);
+    return status;
 }

@@ -44,6 +44,10 @@ void texts_free(Texts *texts);
 // bytes that are no character and for NUL. Caller frees.
 Status detokenizer_run(const Detokenizer *d, PatternScratch *scratch, Texts *texts, char **out);
 
+// Appends the bytes that one token adds inside a text, which may be a part of a character.
+Status detokenizer_token(const Detokenizer *d, PatternScratch *scratch, const char *text, size_t bytes,
+                         TextBuffer *out);
+
 // The bytes that the characters of a byte-level text stand for, into `to`, which has room for `bytes`; false when a
 // character stands for none.
 bool byte_level_decode(const char *text, size_t bytes, char *to, size_t *length);

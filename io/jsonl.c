@@ -15,11 +15,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LINE_BYTES_MAX    ((size_t)64 << 20) // longer than any row, and far below jansson's own limits
-#define LINES_MAX         UINT32_MAX         // of a file: line numbers are 32 bits
-#define MESSAGES_MAX      65536              // of one conversation
-#define LINES_FIRST_GUESS 1024
-#define VALUE_TEXT_MAX    48 // of a wrong value, quoted in a message
+#define LINE_BYTES_MAX     ((size_t)64 << 20) // longer than any row, and far below jansson's own limits
+#define LINES_MAX          UINT32_MAX         // of a file: line numbers are 32 bits
+#define MESSAGES_MAX       65536              // of one conversation
+#define LINES_FIRST_GUESS  1024
+#define STREAM_FIRST_GUESS ((size_t)1 << 20)
+#define VALUE_TEXT_MAX     48 // of a wrong value, quoted in a message
 
 #define ROW_FORMS "a row is {\"prompt\", \"completion\", \"label\"} or {\"prompt\", \"chosen\", \"rejected\"}"
 
@@ -90,6 +91,46 @@ Status jsonl_open(JsonlFile *out, const char *path) {
     }
     out->bytes = bytes;
     Status status = index_lines(out);
+    if (status != STATUS_OK) jsonl_close(out);
+    return status;
+}
+
+// Doubles the room of an anonymous mapping.
+static bool grow_map(char **bytes, size_t *room) {
+    const size_t wanted = *room == 0 ? STREAM_FIRST_GUESS : 2 * *room;
+    void *grown = *room == 0 ? mmap(NULL, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                             : mremap(*bytes, *room, wanted, MREMAP_MAYMOVE);
+    if (grown == MAP_FAILED) return false;
+    *bytes = grown;
+    *room = wanted;
+    return true;
+}
+
+Status jsonl_open_standard_input(JsonlFile *out) {
+    static const char name[] = "standard input";
+    char *bytes = NULL;
+    size_t size = 0, room = 0;
+    memset(out, 0, sizeof *out);
+    for (;;) {
+        if (size == room && !grow_map(&bytes, &room)) {
+            if (bytes != NULL) munmap(bytes, room);
+            return no_memory(name);
+        }
+        const ssize_t got = read(STDIN_FILENO, bytes + size, room - size);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            const int error = errno;
+            munmap(bytes, room);
+            return error_set(STATUS_DATA, "%s: %s", name, strerror(error));
+        }
+        if (got == 0) break;
+        size += (size_t)got;
+    }
+    // jsonl_close unmaps the pages of `size` bytes.
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (size + page - 1) / page * page;
+    munmap(bytes + used, room - used);
+    *out = (JsonlFile){.path = strdup(name), .bytes = used > 0 ? bytes : NULL, .size = size};
+    Status status = out->path == NULL ? no_memory(name) : index_lines(out);
     if (status != STATUS_OK) jsonl_close(out);
     return status;
 }
@@ -324,14 +365,32 @@ static Status read_row(const json_t *row, const Place *place, JsonlRow *out) {
     return read_weight(row, place, &out->weight);
 }
 
-Status jsonl_row(const JsonlFile *file, int64_t index, JsonlRow *out) {
+static Status read_row_text(const json_t *row, const Place *place, char **out) {
+    const json_t *value = field(row, "text");
+    char text[VALUE_TEXT_MAX];
+    if (json_is_string(value)) return copy_text(value, place, out);
+    return ROW_ERROR(place, "\"text\" must be text; got %s", value_text(value, text));
+}
+
+// text: NULL where a line must be a row.
+static Status read_line(const JsonlFile *file, int64_t index, JsonlRow *out, char **text) {
     memset(out, 0, sizeof *out);
     Place place = {file->path, file->line_number[index]};
     json_t *row = NULL;
     TRY(parse_line(file, index, &place, &row));
-    Status status = read_row(row, &place, out);
+    const bool is_text = text != NULL && field(row, "text") != NULL && field(row, "prompt") == NULL;
+    Status status = is_text ? read_row_text(row, &place, text) : read_row(row, &place, out);
     json_decref(row);
     return status;
+}
+
+Status jsonl_row(const JsonlFile *file, int64_t index, JsonlRow *out) {
+    return read_line(file, index, out, NULL);
+}
+
+Status jsonl_row_or_text(const JsonlFile *file, int64_t index, JsonlRow *out, char **text) {
+    *text = NULL;
+    return read_line(file, index, out, text);
 }
 
 Status jsonl_prompt(const JsonlFile *file, int64_t index, TextOrMessages *out) {

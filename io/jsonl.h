@@ -34,12 +34,17 @@ typedef struct JsonlFile {
 
 // STATUS_DATA when the file is missing, unreadable or holds no row.
 Status jsonl_open(JsonlFile *out, const char *path);
+// The same of standard input, read to its end; messages call it that.
+Status jsonl_open_standard_input(JsonlFile *out);
 void jsonl_close(JsonlFile *file);
 
 // Parses and checks one row (index in [0, line_count)). STATUS_DATA with "FILE:LINE: what; what to do": broken JSON,
 // missing or mistyped field, empty completion, label that is neither boolean nor 0/1, weight <= 0, invalid UTF-8, NUL
 // in a text that is used. Free with jsonl_row_free, also after an error. Thread-safe.
 Status jsonl_row(const JsonlFile *file, int64_t index, JsonlRow *out);
+// The same, but a line {"text": "..."}, without a prompt, is taken, too: *text gets it, which the caller frees, and
+// *out is empty; NULL for a row.
+Status jsonl_row_or_text(const JsonlFile *file, int64_t index, JsonlRow *out, char **text);
 // A line of a prompts file: only {"prompt": str or messages} is required, and but for tools and chat_template_kwargs
 // the rest ignored.
 Status jsonl_prompt(const JsonlFile *file, int64_t index, TextOrMessages *out);

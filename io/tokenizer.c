@@ -228,6 +228,13 @@ Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t byt
 
 // ---- decoding ----
 
+// A token's text for the detokenizer; `id` is one of the vocabulary.
+static const char *spoken(const Tokenizer *t, int32_t id, size_t *bytes) {
+    const Vocabulary *from = vocabulary_has(&t->heard, id) ? &t->heard : &t->names;
+    *bytes = from->bytes[id];
+    return from->text[id];
+}
+
 Status tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int32_t count, bool skip_special, char **out) {
     Texts texts = {0};
     Workspace *w;
@@ -237,13 +244,46 @@ Status tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int32_t 
     for (int32_t i = 0; i < count && status == STATUS_OK; i++) {
         if (!vocabulary_has(&tokenizer->names, ids[i])) continue; // embeddings may be padded beyond the vocabulary
         if (skip_special && tokenizer_flags(tokenizer, ids[i]).special) continue;
-        const Vocabulary *from = vocabulary_has(&tokenizer->heard, ids[i]) ? &tokenizer->heard : &tokenizer->names;
-        status = texts_add(&texts, from->text[ids[i]], from->bytes[ids[i]]);
+        size_t bytes;
+        const char *text = spoken(tokenizer, ids[i], &bytes);
+        status = texts_add(&texts, text, bytes);
     }
     if (status == STATUS_OK) status = detokenizer_run(&tokenizer->detokenizer, w->patterns, &texts, out);
     texts_free(&texts);
     workspace_give_back(tokenizer, w);
     return status;
+}
+
+const char *tokenizer_piece(const Tokenizer *tokenizer, int32_t id, size_t *bytes) {
+    *bytes = 0;
+    if (!vocabulary_has(&tokenizer->names, id)) return NULL;
+    *bytes = tokenizer->names.bytes[id];
+    return tokenizer->names.text[id];
+}
+
+Status tokenizer_piece_text(const Tokenizer *tokenizer, int32_t id, char **out, size_t *bytes) {
+    TextBuffer made = {0};
+    Workspace *w;
+    *out = NULL;
+    TRY(workspace_take(tokenizer, &w));
+    Status status = STATUS_OK;
+    if (vocabulary_has(&tokenizer->names, id)) {
+        size_t length;
+        const char *text = spoken(tokenizer, id, &length);
+        status = detokenizer_token(&tokenizer->detokenizer, w->patterns, text, length, &made);
+    }
+    *bytes = made.bytes;
+    if (status == STATUS_OK) status = text_buffer_add(&made, "", 1);
+    workspace_give_back(tokenizer, w);
+    if (status == STATUS_OK)
+        *out = made.text;
+    else
+        text_buffer_free(&made);
+    return status;
+}
+
+bool tokenizer_is_added(const Tokenizer *tokenizer, int32_t id) {
+    return vocabulary_has(&tokenizer->names, id) && tokenizer_flags(tokenizer, id).added;
 }
 
 // ---- opening ----

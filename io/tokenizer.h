@@ -2,6 +2,7 @@
 // through SentencePiece, giving those of the tokenizer.json that transformers made of such models (legacy = true).
 #pragma once
 #include "src/base/status.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,5 +29,12 @@ Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t byt
 // The text of ids, special tokens left out when skip_special; ids that are no token are passed over. Thread-safe.
 // Caller frees.
 Status tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int32_t count, bool skip_special, char **out);
+// The token as the vocabulary has it ("Ġthe", "<0x0A>"; transformers' convert_ids_to_tokens), *bytes long; NULL for
+// an id that is no token.
+const char *tokenizer_piece(const Tokenizer *tokenizer, int32_t id, size_t *bytes);
+// The bytes that the token adds inside a text (" the", "\n"), which may be a part of a character. Caller frees *out.
+Status tokenizer_piece_text(const Tokenizer *tokenizer, int32_t id, char **out, size_t *bytes);
+// Whether it is an added token, which stands for its whole text, as special ones are.
+bool tokenizer_is_added(const Tokenizer *tokenizer, int32_t id);
 // A hash of the tokenizer's files, for cache keys.
 uint64_t tokenizer_hash(const Tokenizer *tokenizer);

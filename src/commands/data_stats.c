@@ -1,21 +1,16 @@
 // `kto data stats`: what is in files of rows, before anything is trained on them. Text for a person, or JSON.
 #include "src/commands/commands.h"
 
-#include "io/config.h"
-#include "io/files.h"
 #include "src/base/memory.h"
-#include "src/data/dataset.h"
+#include "src/commands/data_model.h"
 #include "src/data/lengths.h"
 #include "src/data/rows.h"
-#include "src/model/arch.h"
 #include "src/train/kto.h"
 
 #include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
 
 #define SHOWN_MAX 20 // bad rows and contradictions that the text names; JSON names all
 
@@ -27,16 +22,18 @@ typedef struct Arguments {
 
 // What counts lengths: the tokens of a model, or characters.
 typedef struct Ruler {
-    Tokenizer *tokenizer; // NULL: characters
-    ChatTemplate *chat;
-    int64_t max_length, max_prompt_length; // 0: none
+    DataModel model; // no tokenizer: characters
+    bool cuts;       // there is a max_length
+    RowTokens line;  // at hand
 } Ruler;
 
 typedef struct Answer {
     uint64_t prompt, both; // hashes
     uint32_t line;
     bool label;
-    int32_t prompt_length, completion_length;
+    int32_t prompt_length, completion_length; // uncut
+    int32_t prompt_cut, completion_cut;       // tokens that max_prompt_length and max_length take
+    bool dropped;
 } Answer;
 
 typedef struct BadRow {
@@ -81,26 +78,37 @@ static int32_t characters(const TextOrMessages *value) {
     return n;
 }
 
-static Status measure_row(const Ruler *ruler, const JsonlRow *row, int which, Answer *out) {
-    if (ruler->tokenizer != NULL)
-        return dataset_lengths(&row->prompt, &row->completion[which], ruler->tokenizer, ruler->chat,
-                               &out->prompt_length, &out->completion_length);
-    out->prompt_length = characters(&row->prompt);
-    out->completion_length = characters(&row->completion[which]);
+// out[answers] gets the lengths of a row.
+static Status measure_row(Ruler *ruler, const JsonlRow *row, int answers, Answer *out) {
+    const Tokenizer *tokenizer = ruler->model.tokenizer;
+    if (tokenizer != NULL) TRY(dataset_encode_row(&ruler->line, row, tokenizer, &ruler->model.rows));
+    for (int which = 0; which < answers; which++) {
+        const AnswerTokens *tokens = &ruler->line.answer[which];
+        Answer *to = &out[which];
+        if (tokenizer == NULL) {
+            *to = (Answer){.prompt_length = characters(&row->prompt),
+                           .completion_length = characters(&row->completion[which])};
+            continue;
+        }
+        *to = (Answer){.prompt_length = tokens->seam,
+                       .completion_length = tokens->all.count - tokens->seam,
+                       .prompt_cut = tokens->first,
+                       .completion_cut = tokens->all.count - tokens->end,
+                       .dropped = tokens->dropped};
+    }
     return STATUS_OK;
 }
 
-static Status add_line(const Ruler *ruler, const JsonlFile *file, int64_t index, Figures *out) {
+static Status add_line(Ruler *ruler, const JsonlFile *file, int64_t index, Figures *out) {
     JsonlRow row;
     Answer *to = out->answers + out->answer_count;
     Status status = jsonl_row(file, index, &row);
     const int answers = row.paired ? 2 : 1;
+    if (status == STATUS_OK) {
+        status = measure_row(ruler, &row, answers, to);
+        if (status != STATUS_OK) status = error_at(status, file->path, file->line_number[index]);
+    }
     for (int which = 0; which < answers && status == STATUS_OK; which++) {
-        status = measure_row(ruler, &row, which, &to[which]);
-        if (status != STATUS_OK) {
-            status = error_at(status, file->path, file->line_number[index]);
-            break;
-        }
         to[which].line = file->line_number[index];
         to[which].label = row.paired ? which == 0 : row.label;
         to[which].prompt = data_hash(0, &row.prompt);
@@ -152,21 +160,14 @@ static Status count_repeats(Figures *f) {
     return STATUS_OK;
 }
 
-// What training would do with rows of these lengths (src/data/dataset.c).
-static void count_cuts(const Ruler *ruler, Figures *f) {
-    for (int64_t i = 0; i < f->answer_count && ruler->max_length > 0; i++) {
-        int64_t prompt = f->answers[i].prompt_length;
-        if (ruler->max_prompt_length > 0 && prompt > ruler->max_prompt_length) {
-            prompt = ruler->max_prompt_length;
-            f->prompts_cut++;
-        }
-        const int64_t over = prompt + f->answers[i].completion_length - ruler->max_length;
-        if (prompt >= ruler->max_length) {
-            f->dropped++;
-        } else if (over > 0) {
-            f->cut++;
-            f->lost += over;
-        }
+static void count_cuts(Figures *f) {
+    for (int64_t i = 0; i < f->answer_count; i++) {
+        const Answer *a = &f->answers[i];
+        f->prompts_cut += a->prompt_cut > 0;
+        f->dropped += a->dropped;
+        if (a->dropped || a->completion_cut == 0) continue;
+        f->cut++;
+        f->lost += a->completion_cut;
     }
 }
 
@@ -181,7 +182,7 @@ static Status count_lengths(Figures *f) {
     return STATUS_OK;
 }
 
-static Status read_figures(const Ruler *ruler, const char *path, Figures *out) {
+static Status read_figures(Ruler *ruler, const char *path, Figures *out) {
     JsonlFile file = {0};
     TRY(jsonl_open(&file, path));
     out->path = path;
@@ -192,7 +193,7 @@ static Status read_figures(const Ruler *ruler, const char *path, Figures *out) {
     jsonl_close(&file);
     if (status == STATUS_OK) status = count_repeats(out);
     if (status == STATUS_OK) status = count_lengths(out);
-    if (status == STATUS_OK) count_cuts(ruler, out);
+    if (status == STATUS_OK) count_cuts(out);
     return status;
 }
 
@@ -256,7 +257,7 @@ static void print_balance(const Figures *f) {
 }
 
 static void print_figures(const Ruler *ruler, const Figures *f) {
-    const char *unit = ruler->tokenizer != NULL ? "tokens" : "characters";
+    const char *unit = ruler->model.tokenizer != NULL ? "tokens" : "characters";
     printf("%s\n", f->path);
     printf("  %-13s %lld, %lld of them pairs, %lld bad\n", "lines", (long long)f->lines, (long long)f->pairs,
            (long long)f->bad_count);
@@ -274,12 +275,13 @@ static void print_figures(const Ruler *ruler, const Figures *f) {
     if (f->answer_count == 0) return;
     print_lengths("prompt", &f->prompt, f->lengths[0], unit);
     print_lengths("completion", &f->completion, f->lengths[1], unit);
-    if (ruler->max_length == 0) return;
+    if (!ruler->cuts) return;
     printf("  %-13s %lld drops %lld rows, whose prompt alone fills it, and cuts %lld completions by %lld tokens\n",
-           "max_length", (long long)ruler->max_length, (long long)f->dropped, (long long)f->cut, (long long)f->lost);
-    if (ruler->max_prompt_length > 0)
+           "max_length", (long long)ruler->model.rows.max_length, (long long)f->dropped, (long long)f->cut,
+           (long long)f->lost);
+    if (ruler->model.rows.max_prompt_length > 0)
         printf("  %-13s max_prompt_length %lld cuts the prompts of %lld rows\n", "",
-               (long long)ruler->max_prompt_length, (long long)f->prompts_cut);
+               (long long)ruler->model.rows.max_prompt_length, (long long)f->prompts_cut);
 }
 
 static void print_overlaps(const Figures *figures, int count) {
@@ -316,10 +318,11 @@ static json_t *json_figures(const Ruler *ruler, const Figures *f) {
                             (json_int_t)f->weighted, "prompts", (json_int_t)f->prompts, "repeats",
                             (json_int_t)f->repeats, "contradictions", contradictions, "bad", bad, "prompt_length",
                             json_lengths(&f->prompt), "completion_length", json_lengths(&f->completion));
-    if (out != NULL && ruler->max_length > 0)
+    if (out != NULL && ruler->cuts)
         json_object_set_new(out, "cut",
-                            json_pack("{s:I s:I s:I s:I s:I s:I}", "max_length", (json_int_t)ruler->max_length,
-                                      "max_prompt_length", (json_int_t)ruler->max_prompt_length, "rows_dropped",
+                            json_pack("{s:I s:I s:I s:I s:I s:I}", "max_length",
+                                      (json_int_t)ruler->model.rows.max_length, "max_prompt_length",
+                                      (json_int_t)ruler->model.rows.max_prompt_length, "rows_dropped",
                                       (json_int_t)f->dropped, "completions_cut", (json_int_t)f->cut, "tokens_cut",
                                       (json_int_t)f->lost, "prompts_cut", (json_int_t)f->prompts_cut));
     return out;
@@ -335,8 +338,8 @@ static Status print_json(const Ruler *ruler, const Figures *figures, int count) 
                                   json_pack("{s:[s,s] s:I s:I}", "files", figures[a].path, figures[b].path, "prompts",
                                             (json_int_t)both.prompts, "rows", (json_int_t)both.answers));
         }
-    json_t *all = json_pack("{s:s s:o s:o}", "unit", ruler->tokenizer != NULL ? "tokens" : "characters", "files", files,
-                            "shared", shared);
+    json_t *all = json_pack("{s:s s:o s:o}", "unit", ruler->model.tokenizer != NULL ? "tokens" : "characters", "files",
+                            files, "shared", shared);
     char *text = all == NULL ? NULL : json_dumps(all, JSON_REAL_PRECISION(6));
     json_decref(all);
     if (text == NULL)
@@ -349,32 +352,20 @@ static Status print_json(const Ruler *ruler, const Figures *figures, int count) 
 
 // --- the command ----------------------------------------------------------------------------------------------------
 
-// `model` is a model folder, a run directory, or a configuration, whose model, template and lengths are then taken.
 static Status open_ruler(Ruler *ruler, const Arguments *arguments) {
-    char path[PATH_MAX];
-    struct stat info;
+    DatasetOptions *rows = &ruler->model.rows;
     if (arguments->model == NULL) {
         if (arguments->max_length == 0) return STATUS_OK;
         return error_set(STATUS_USAGE, "--max-length counts tokens; name their model by --model");
     }
-    const char *folder = arguments->model, *chat = "auto";
-    snprintf(path, sizeof path, "%s/config.cfg", folder);
-    const bool is_run = file_exists(path);
-    Config config;
-    if (is_run || (stat(folder, &info) == 0 && !S_ISDIR(info.st_mode))) {
-        TRY(config_load(&config, arch_modules, is_run ? path : arguments->model, 0, NULL));
-        folder = config.model.path;
-        chat = config.data.chat_template;
-        ruler->max_length = config.data.max_length;
-        ruler->max_prompt_length = config.data.max_prompt_length;
-    }
+    TRY(data_model_open(&ruler->model, arguments->model, true, 0, NULL));
+    ruler->cuts = ruler->model.configured || arguments->max_length > 0;
+    if (!ruler->cuts) rows->max_length = INT64_MAX;
     if (arguments->max_length > 0) {
-        ruler->max_length = arguments->max_length;
-        ruler->max_prompt_length = 0;
+        rows->max_length = arguments->max_length;
+        rows->max_prompt_length = 0;
     }
-    TRY(tokenizer_open(&ruler->tokenizer, folder));
-    return chat_template_open(&ruler->chat, folder, chat, tokenizer_bos_text(ruler->tokenizer),
-                              tokenizer_eos_text(ruler->tokenizer), time(NULL));
+    return STATUS_OK;
 }
 
 static Status run_command(Comm *comm, int argc, char **argv) {
@@ -395,8 +386,8 @@ static Status run_command(Comm *comm, int argc, char **argv) {
         status = error_set(STATUS_FAILED, "standard output: cannot be written: %s", strerror(errno));
     for (int i = 0; i < argc; i++) free_figures(&figures[i]);
     free(figures);
-    chat_template_close(ruler.chat);
-    tokenizer_close(ruler.tokenizer);
+    row_tokens_free(&ruler.line);
+    data_model_close(&ruler.model);
     return status;
 }
 

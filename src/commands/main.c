@@ -26,6 +26,7 @@ const Command *const commands[] = {
     &command_data_unpair,
     &command_data_split,
     &command_data_stats,
+    &command_data_tokens,
     &command_data_review_pairs,
     &command_help,
     &command_completion,

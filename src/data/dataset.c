@@ -11,44 +11,40 @@
 
 // --- one row to tokens ----------------------------------------------------------------------------------------------
 
-typedef struct Ids {
-    int32_t *v, count, capacity;
-} Ids;
-
-static Status encode_text(const Tokenizer *tokenizer, const char *text, bool plain, Ids *out) {
+static Status encode_text(const Tokenizer *tokenizer, const char *text, bool plain, TokenList *out) {
     out->count = 0;
-    return tokenizer_encode(tokenizer, text, strlen(text), plain, &out->v, &out->count, &out->capacity);
+    return tokenizer_encode(tokenizer, text, strlen(text), plain, &out->id, &out->count, &out->capacity);
 }
 
 // The messages of a prompt, and of an answer behind them where it is not NULL, through the chat template.
 static Status encode_messages(const Tokenizer *tokenizer, const ChatTemplate *chat, JinjaScratch *scratch,
-                              const TextOrMessages *prompt, const TextOrMessages *answer, Ids *out) {
+                              const TextOrMessages *prompt, const TextOrMessages *answer, TokenList *out) {
     const char *text;
     size_t bytes;
     out->count = 0;
     TRY(chat_template_render(chat, scratch, prompt, answer, answer == NULL, &text, &bytes));
     // What a template writes is complete: no BOS is added.
-    return tokenizer_encode(tokenizer, text, bytes, false, &out->v, &out->count, &out->capacity);
+    return tokenizer_encode(tokenizer, text, bytes, false, &out->id, &out->count, &out->capacity);
 }
 
 Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *tokenizer, const ChatTemplate *chat,
                              int32_t **ids, int32_t *count) {
-    Ids out = {0};
+    TokenList out = {0};
     JinjaScratch scratch = {0};
     Status status = prompt->text != NULL ? encode_text(tokenizer, prompt->text, true, &out)
                                          : encode_messages(tokenizer, chat, &scratch, prompt, NULL, &out);
     jinja_scratch_free(&scratch);
     if (status == STATUS_OK && out.count == 0)
         status = error_set(STATUS_DATA, "an empty prompt and a tokenizer without BOS leave nothing to start from");
-    *ids = out.v;
+    *ids = out.id;
     *count = out.count;
     return status;
 }
 
 // prompt and prompt+completion as ids (TRL 1.16's tokenize_fn); the completion starts where they diverge.
 static Status encode_pair(const Tokenizer *tokenizer, const ChatTemplate *chat, JinjaScratch *scratch,
-                          const TextOrMessages *prompt, const TextOrMessages *completion, Ids *prompt_ids,
-                          Ids *both_ids) {
+                          const TextOrMessages *prompt, const TextOrMessages *completion, TokenList *prompt_ids,
+                          TokenList *both_ids) {
     if (prompt->text == NULL) {
         TRY(encode_messages(tokenizer, chat, scratch, prompt, NULL, prompt_ids));
         return encode_messages(tokenizer, chat, scratch, prompt, completion, both_ids);
@@ -100,9 +96,10 @@ static Status check_history(const ChatTemplate *chat, JinjaScratch *scratch, con
 
 // The number of tokens that prompt and prompt+completion begin with alike.
 static Status find_seam(const ChatTemplate *chat, JinjaScratch *scratch, const TextOrMessages *prompt,
-                        const TextOrMessages *completion, const Ids *start, const Ids *both, int32_t *seam) {
+                        const TextOrMessages *completion, const TokenList *start, const TokenList *both,
+                        int32_t *seam) {
     int32_t p = 0;
-    while (p < start->count && p < both->count && start->v[p] == both->v[p]) p++;
+    while (p < start->count && p < both->count && start->id[p] == both->id[p]) p++;
     *seam = p;
     if (p < start->count && prompt->text == NULL) TRY(check_history(chat, scratch, prompt, completion));
     if (p == 0)
@@ -111,17 +108,62 @@ static Status find_seam(const ChatTemplate *chat, JinjaScratch *scratch, const T
     return STATUS_OK;
 }
 
-Status dataset_lengths(const TextOrMessages *prompt, const TextOrMessages *completion, const Tokenizer *tokenizer,
-                       const ChatTemplate *chat, int32_t *prompt_length, int32_t *completion_length) {
-    Ids start = {0}, both = {0};
-    JinjaScratch scratch = {0};
-    Status status = encode_pair(tokenizer, chat, &scratch, prompt, completion, &start, &both);
-    if (status == STATUS_OK) status = find_seam(chat, &scratch, prompt, completion, &start, &both, prompt_length);
-    if (status == STATUS_OK) *completion_length = both.count - *prompt_length;
-    jinja_scratch_free(&scratch);
-    free(start.v);
-    free(both.v);
-    return status;
+// Encodes completion `which` of a row, whose prompt's tokens end where it parts from the prompt alone.
+static Status encode_answer(RowTokens *out, const JsonlRow *row, int which, const Tokenizer *tokenizer,
+                            const DatasetOptions *options) {
+    AnswerTokens *answer = &out->answer[which];
+    const TextOrMessages *asked = &row->prompt, *answered = &row->completion[which];
+    TRY(encode_pair(tokenizer, options->chat, &out->scratch, asked, answered, &out->prompt, &answer->all));
+    TRY(find_seam(options->chat, &out->scratch, asked, answered, &out->prompt, &answer->all, &answer->seam));
+    for (int32_t i = 0; i < answer->all.count; i++)
+        if (answer->all.id[i] < 0 || answer->all.id[i] >= options->vocab)
+            return error_set(STATUS_DATA,
+                             "token id %d is not in the model's vocabulary of %d; tokenizer and model do not belong "
+                             "together",
+                             answer->all.id[i], options->vocab);
+    return STATUS_OK;
+}
+
+// How many tokens of a completion max_length leaves behind a prompt that is shorter than it.
+static int32_t kept_length(int64_t max_length, int32_t prompt_length, int32_t completion_length) {
+    const int64_t room = max_length - prompt_length;
+    return completion_length < room ? completion_length : (int32_t)room;
+}
+
+static void cut_answer(AnswerTokens *answer, const DatasetOptions *options) {
+    // max_prompt_length keeps the END of an over-long prompt.
+    const bool is_long = options->max_prompt_length > 0 && answer->seam > options->max_prompt_length;
+    answer->first = is_long ? answer->seam - (int32_t)options->max_prompt_length : 0;
+    const int32_t prompt_length = answer->seam - answer->first;
+    answer->dropped = prompt_length >= options->max_length;
+    answer->end = answer->seam;
+    if (!answer->dropped)
+        answer->end += kept_length(options->max_length, prompt_length, answer->all.count - answer->seam);
+}
+
+// As rows of their own, the completions of a paired line each have the seam where they part from the prompt; as a pair
+// they have the first of the two (TRL 1.16's DPOTrainer).
+Status dataset_encode_row(RowTokens *out, const JsonlRow *row, const Tokenizer *tokenizer,
+                          const DatasetOptions *options) {
+    AnswerTokens *answer = out->answer;
+    out->count = row->paired ? 2 : 1;
+    if (options->pairs && !row->paired)
+        return error_set(STATUS_DATA,
+                         "is a single answer with a \"label\", and kto.loss_type = \"%s\" learns from pairs; give "
+                         "{\"prompt\", \"chosen\", \"rejected\"}, or set kto.loss_type = \"kto\"",
+                         options->loss);
+    for (int which = 0; which < out->count; which++) TRY(encode_answer(out, row, which, tokenizer, options));
+    if (options->pairs)
+        answer[0].seam = answer[1].seam = answer[0].seam < answer[1].seam ? answer[0].seam : answer[1].seam;
+    for (int which = 0; which < out->count; which++) cut_answer(&answer[which], options);
+    return STATUS_OK;
+}
+
+void row_tokens_free(RowTokens *tokens) {
+    for (int which = 0; which < 2; which++) free(tokens->answer[which].all.id);
+    free(tokens->prompt.id);
+    jinja_scratch_free(&tokens->scratch);
+    *tokens = (RowTokens){0};
 }
 
 // --- a share of the file --------------------------------------------------------------------------------------------
@@ -133,8 +175,7 @@ typedef struct Share {
     int32_t *tokens;
     int64_t token_count, token_capacity;
     DatasetCounts counts;
-    Ids prompt, both[2]; // of the line at hand: prompt, and prompt + completion
-    JinjaScratch scratch;
+    RowTokens line; // at hand
 } Share;
 
 static Status grow(void **v, int64_t *capacity, int64_t needed, size_t size) {
@@ -147,87 +188,49 @@ static Status grow(void **v, int64_t *capacity, int64_t needed, size_t size) {
     return STATUS_OK;
 }
 
-// Encodes completion `which` of a row; *seam gets the length of the prompt's tokens that stay.
-static Status encode_completion(Share *share, const JsonlFile *file, uint32_t number, const JsonlRow *source, int which,
-                                const Tokenizer *tokenizer, const DatasetOptions *options, int32_t *seam) {
-    Ids *prompt = &share->prompt, *both = &share->both[which];
-    const TextOrMessages *asked = &source->prompt, *answer = &source->completion[which];
-    Status status = encode_pair(tokenizer, options->chat, &share->scratch, asked, answer, prompt, both);
-    if (status == STATUS_OK) status = find_seam(options->chat, &share->scratch, asked, answer, prompt, both, seam);
-    if (status != STATUS_OK) return error_at(status, file->path, number);
-    for (int32_t i = 0; i < both->count; i++)
-        if (both->v[i] < 0 || both->v[i] >= options->vocab)
-            return error_set(STATUS_DATA,
-                             "%s:%u: token id %d is not in the model's vocabulary of %d; tokenizer and model do "
-                             "not belong together",
-                             file->path, number, both->v[i], options->vocab);
-    return STATUS_OK;
-}
-
-// Appends completions [begin, end) of a row, encoded already, behind the first `p` tokens of what they begin with,
-// which is stored once; a row to the list of each.
-static Status add_rows(Share *share, uint32_t number, const JsonlRow *source, int begin, int end, int32_t p,
-                       const DatasetOptions *options) {
-    // max_prompt_length keeps the END of an over-long prompt.
-    const int32_t skip =
-        options->max_prompt_length > 0 && p > options->max_prompt_length ? p - (int32_t)options->max_prompt_length : 0;
-    const int64_t first = share->token_count;
-    if (p - skip >= options->max_length) {
-        share->counts.dropped++;
-        return STATUS_OK;
-    }
-    for (int which = begin; which < end; which++) {
-        const Ids *both = &share->both[which];
-        const int32_t from = which == begin ? skip : p, n = both->count - from;
+// Appends the rows of a line, encoded already, to the list of each. A pair's prompt is stored once.
+static Status add_rows(Share *share, uint32_t number, const JsonlRow *source, bool pair) {
+    uint64_t first = 0;
+    for (int which = 0; which < share->line.count; which++) {
+        const AnswerTokens *answer = &share->line.answer[which];
+        const bool shared = pair && which == 1;
+        if (answer->dropped) {
+            share->counts.dropped += !shared;
+            continue;
+        }
+        const int32_t from = shared ? answer->seam : answer->first, n = answer->all.count - from;
+        if (!shared) first = (uint64_t)share->token_count;
         TRY(grow((void **)&share->row[which], &share->row_capacity[which], share->row_count[which] + 1, sizeof(Row)));
         TRY(grow((void **)&share->tokens, &share->token_capacity, share->token_count + n, sizeof(int32_t)));
-        memcpy(share->tokens + share->token_count, both->v + from, sizeof(int32_t) * (size_t)n);
-        share->row[which][share->row_count[which]++] = (Row){.first = (uint64_t)first,
-                                                             .completion = (uint64_t)(share->token_count + p - from),
-                                                             .prompt_length = p - skip,
-                                                             .completion_length = both->count - p,
-                                                             .line = number,
-                                                             .weight = source->weight,
-                                                             .label = source->paired ? which == 0 : source->label};
+        memcpy(share->tokens + share->token_count, answer->all.id + from, sizeof(int32_t) * (size_t)n);
+        share->row[which][share->row_count[which]++] =
+            (Row){.first = first,
+                  .completion = (uint64_t)(share->token_count + answer->seam - from),
+                  .prompt_length = answer->seam - answer->first,
+                  .completion_length = answer->all.count - answer->seam,
+                  .line = number,
+                  .weight = source->weight,
+                  .label = source->paired ? which == 0 : source->label};
         share->token_count += n;
     }
     return STATUS_OK;
 }
 
-// As rows of their own, the completions of a paired line each have the seam where they part from the prompt; as a pair
-// they have the first of the two (TRL 1.16's DPOTrainer).
-static Status add_source(Share *share, const JsonlFile *file, uint32_t number, const JsonlRow *source,
-                         const Tokenizer *tokenizer, const DatasetOptions *options) {
-    const int count = source->paired ? 2 : 1;
-    int32_t seam[2];
-    if (options->pairs && !source->paired)
-        return error_set(STATUS_DATA,
-                         "%s:%u: is a single answer with a \"label\", and kto.loss_type = \"%s\" learns from pairs; "
-                         "give {\"prompt\", \"chosen\", \"rejected\"}, or set kto.loss_type = \"kto\"",
-                         file->path, number, options->loss);
-    for (int which = 0; which < count; which++) {
-        TRY(encode_completion(share, file, number, source, which, tokenizer, options, &seam[which]));
-        if (!options->pairs) TRY(add_rows(share, number, source, which, which + 1, seam[which], options));
-    }
-    if (!options->pairs) return STATUS_OK;
-    return add_rows(share, number, source, 0, 2, seam[0] < seam[1] ? seam[0] : seam[1], options);
-}
-
 static Status add_line(Share *share, const JsonlFile *file, int64_t line, const Tokenizer *tokenizer,
                        const DatasetOptions *options) {
     JsonlRow source;
-    const int64_t chosen = share->row_count[0], tokens = share->token_count, dropped = share->counts.dropped;
+    const uint32_t number = file->line_number[line];
     Status status = jsonl_row(file, line, &source);
-    if (status == STATUS_OK) status = add_source(share, file, file->line_number[line], &source, tokenizer, options);
+    if (status == STATUS_OK) {
+        status = dataset_encode_row(&share->line, &source, tokenizer, options);
+        if (status != STATUS_OK) status = error_at(status, file->path, number);
+    }
+    if (status == STATUS_OK) status = add_rows(share, number, &source, options->pairs);
     jsonl_row_free(&source);
     if (status != STATUS_DATA || !options->skip_bad_rows) return status;
     if (share->counts.bad++ == 0)
         snprintf(share->counts.first_bad, sizeof share->counts.first_bad, "%.255s", error_text());
     error_clear();
-    // The chosen row of a pair goes with a bad rejected one.
-    share->row_count[0] = chosen;
-    share->token_count = tokens;
-    share->counts.dropped = dropped;
     return STATUS_OK;
 }
 
@@ -235,10 +238,7 @@ static void share_free(Share *share) {
     free(share->row[0]);
     free(share->row[1]);
     free(share->tokens);
-    free(share->prompt.v);
-    free(share->both[0].v);
-    free(share->both[1].v);
-    jinja_scratch_free(&share->scratch);
+    row_tokens_free(&share->line);
 }
 
 // --- all shares into the node's memory ------------------------------------------------------------------------------
@@ -384,8 +384,7 @@ static void pair_batch(Dataset *d, int32_t batch) {
 }
 
 static int32_t cut_length(const Dataset *d, const Row *prompt, const Row *completion) {
-    int64_t room = d->max_length - prompt->prompt_length;
-    return completion->completion_length < room ? completion->completion_length : (int32_t)room;
+    return kept_length(d->max_length, prompt->prompt_length, completion->completion_length);
 }
 
 static Status order_and_pair(Dataset *d, const DatasetOptions *options) {

@@ -68,7 +68,31 @@ void dataset_epoch_order(const Dataset *dataset, bool shuffle, uint64_t seed, in
 // A prompt as tokens for sampling: through the chat template when it is messages. Caller frees *ids.
 Status dataset_encode_prompt(const TextOrMessages *prompt, const Tokenizer *tokenizer, const ChatTemplate *chat,
                              int32_t **ids, int32_t *count);
-// Tokens of a prompt and of a completion behind it, uncut, as a row of a data set has them. STATUS_DATA, without
-// FILE:LINE, for a row that a data set refuses.
-Status dataset_lengths(const TextOrMessages *prompt, const TextOrMessages *completion, const Tokenizer *tokenizer,
-                       const ChatTemplate *chat, int32_t *prompt_length, int32_t *completion_length);
+
+typedef struct TokenList {
+    int32_t *id; // [count]
+    int32_t count, capacity;
+} TokenList;
+
+// A completion behind its prompt: all tokens of both, and which of them training has.
+typedef struct AnswerTokens {
+    TokenList all;
+    int32_t first; // all[0, first) is what max_prompt_length cuts
+    int32_t seam;  // all[first, seam) is the prompt, all[seam, end) the completion, which is scored
+    int32_t end;   // all[end, count) is what max_length cuts
+    bool dropped;  // the prompt alone fills max_length: the row is left out, and end is seam
+} AnswerTokens;
+
+// The rows that one line of a file gives, as tokens. Zeroed before its first line; the memory serves the next one.
+typedef struct RowTokens {
+    AnswerTokens answer[2]; // [count], chosen and rejected ones of a pair
+    int count;
+    TokenList prompt; // and scratch: what the encoder works with
+    JinjaScratch scratch;
+} RowTokens;
+
+// A line as dataset_open has it, which makes its rows by this. STATUS_DATA, without FILE:LINE, for a row that it
+// refuses.
+Status dataset_encode_row(RowTokens *out, const JsonlRow *row, const Tokenizer *tokenizer,
+                          const DatasetOptions *options);
+void row_tokens_free(RowTokens *tokens);

@@ -172,12 +172,19 @@ Status run_fix_today(Run *run) {
     return STATUS_OK;
 }
 
-static Status open_tokenizer(Run *run, time_t now, int32_t *vocab) {
+Status run_open_words(const Config *config, time_t now, Tokenizer **tokenizer, ChatTemplate **chat) {
+    if (config->data.today > 0) TRY(noon_of(config->data.today, &now));
+    TRY(tokenizer_open(tokenizer, config->model.path));
+    if (chat == NULL) return STATUS_OK;
+    return chat_template_open(chat, config->model.path, config->data.chat_template, tokenizer_bos_text(*tokenizer),
+                              tokenizer_eos_text(*tokenizer), now);
+}
+
+static Status open_words(Run *run, time_t now, int32_t *vocab) {
     const char *dir = run->config.model.path;
-    if (run->config.data.today > 0) TRY(noon_of(run->config.data.today, &now));
     ModelConfig config;
     TRY(model_config_read(&config, dir));
-    TRY(tokenizer_open(&run->tokenizer, dir));
+    TRY(run_open_words(&run->config, now, &run->tokenizer, &run->chat));
     end_tokens_add(&run->ends, tokenizer_eos(run->tokenizer));
     TRY(generation_config_ends(dir, &run->ends));
     *vocab = config.vocab;
@@ -186,15 +193,14 @@ static Status open_tokenizer(Run *run, time_t now, int32_t *vocab) {
                          "%s: the tokenizer has %d tokens but the embedding only %d; tokenizer and model do not "
                          "belong together",
                          dir, tokenizer_vocab(run->tokenizer), config.vocab);
-    return chat_template_open(&run->chat, dir, run->config.data.chat_template, tokenizer_bos_text(run->tokenizer),
-                              tokenizer_eos_text(run->tokenizer), now);
+    return STATUS_OK;
 }
 
 Status run_open(Run *run, unsigned parts, int64_t saved_micro_batch_tokens) {
     int32_t vocab = 0;
     time_t now = time(NULL); // of one rank: chat templates may tell it
     TRY(comm_broadcast(run->comm, "the time of the start", &now, sizeof now, 0));
-    TRY(comm_agree(run->comm, open_tokenizer(run, now, &vocab)));
+    TRY(comm_agree(run->comm, open_words(run, now, &vocab)));
     if (parts & RUN_ROWS) TRY(open_rows(run, vocab));
     if (parts & RUN_MODEL) TRY(open_model(run, parts & RUN_STEP));
     if (parts & RUN_STEP) TRY(comm_agree(run->comm, open_step(run, saved_micro_batch_tokens)));

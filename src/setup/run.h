@@ -20,6 +20,10 @@ void run_close(Run *run);
 // train.output_dir began: a run that goes on another day keeps its rows. Collective; before run_open.
 Status run_fix_today(Run *run);
 
+// Tokenizer and, unless chat is NULL, chat template as the configuration names them. `now` is what the template tells
+// where data.today is not set. Not collective. Close both, also after an error.
+Status run_open_words(const Config *config, time_t now, Tokenizer **tokenizer, ChatTemplate **chat);
+
 // The model's options as the configuration says them; no device yet.
 ModelOptions run_model_options(const Config *config);
 // Steps of the whole run: train.max_steps, or train.num_train_epochs (rounded up).

@@ -2,6 +2,7 @@
 #include "io/jsonl.h"
 
 #include <jansson.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -297,6 +298,64 @@ static void an_endless_line_is_refused(void **state) {
     error_clear();
 }
 
+static void texts_are_no_rows(void **state) {
+    (void)state;
+    JsonlFile file;
+    JsonlRow row;
+    char *text;
+    open_text(&file, "{\"text\": \"\", \"label\": 5}\n{\"text\": \"t\", \"prompt\": \"p\", \"completion\": \"c\", "
+                     "\"label\": 1}\n{\"text\": [1]}\n{\"text\": \"\\u0000\"}\n{\"text\": null}\n");
+    assert_int_equal(jsonl_row_or_text(&file, 0, &row, &text), STATUS_OK);
+    assert_string_equal(text, "");
+    assert_null(row.prompt.text);
+    free(text);
+    assert_int_equal(jsonl_row_or_text(&file, 1, &row, &text), STATUS_OK);
+    assert_null(text);
+    assert_string_equal(row.prompt.text, "p");
+    jsonl_row_free(&row);
+    static const char *const messages[] = {
+        PATH ":3: \"text\" must be text; got [1]", PATH ":4: a text holds the character \\u0000; remove it",
+        PATH ":5: missing \"prompt\"; a row is {\"prompt\", \"completion\", \"label\"} or {\"prompt\", \"chosen\", "
+             "\"rejected\"}"};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(jsonl_row_or_text(&file, 2 + i, &row, &text), STATUS_DATA);
+        assert_string_equal(error_text(), messages[i]);
+        assert_null(text);
+        error_clear();
+    }
+    assert_int_equal(jsonl_row(&file, 0, &row), STATUS_DATA); // to training it is a bad row
+    error_clear();
+    jsonl_close(&file);
+}
+
+// A pipe gives the bytes that a file holds, though they come in pieces and need more than the first mapping.
+static void standard_input_is_a_file(void **state) {
+    (void)state;
+    enum { LINES = 40000 };
+    static const char line[] = "{\"prompt\": \"a prompt of some length\", \"completion\": \"c\", \"label\": true}\n";
+    char command[PATH_MAX];
+    JsonlFile file, piped;
+    FILE *to = fopen(PATH, "w");
+    assert_non_null(to);
+    for (int i = 0; i < LINES; i++) fputs(line, to);
+    assert_int_equal(fclose(to), 0);
+    snprintf(command, sizeof command, "cat %s", PATH);
+    FILE *from = popen(command, "r");
+    const int kept = dup(STDIN_FILENO);
+    assert_non_null(from);
+    assert_true(kept >= 0 && dup2(fileno(from), STDIN_FILENO) >= 0);
+    const Status status = jsonl_open_standard_input(&piped);
+    assert_true(dup2(kept, STDIN_FILENO) >= 0 && close(kept) == 0 && pclose(from) == 0);
+    assert_int_equal(status, STATUS_OK);
+    assert_int_equal(jsonl_open(&file, PATH), STATUS_OK);
+    assert_string_equal(piped.path, "standard input");
+    assert_true(piped.size == file.size && piped.size > 2 << 20);
+    assert_memory_equal(piped.bytes, file.bytes, file.size);
+    assert_int_equal(piped.line_count, LINES);
+    jsonl_close(&piped);
+    jsonl_close(&file);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forms_are_read),
@@ -307,6 +366,8 @@ int main(void) {
         cmocka_unit_test(prompts_need_only_a_prompt),
         cmocka_unit_test(bad_files_are_refused),
         cmocka_unit_test(an_endless_line_is_refused),
+        cmocka_unit_test(texts_are_no_rows),
+        cmocka_unit_test(standard_input_is_a_file),
     };
     return cmocka_run_group_tests(tests, folder_setup, folder_teardown);
 }

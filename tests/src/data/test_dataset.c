@@ -320,6 +320,23 @@ static char *random_file(int32_t lines, uint32_t seed, uint32_t prompts) {
     return text;
 }
 
+static char *random_pairs(int32_t lines, uint32_t seed) {
+    char *text = ops_host((size_t)lines * 400);
+    size_t at = 0;
+    Rng rng = rng_make(seed, 0, 0);
+    for (int32_t i = 0; i < lines; i++) {
+        at += (size_t)sprintf(text + at, "{\"prompt\": \"The");
+        for (uint32_t w = rng_below(&rng, 12); w > 0; w--) at += (size_t)sprintf(text + at, " river");
+        at += (size_t)sprintf(text + at, "%s\", \"chosen\": \"%s yes %d", rng_below(&rng, 2) ? " " : "",
+                              rng_below(&rng, 2) ? " " : "", i);
+        for (uint32_t w = rng_below(&rng, 9); w > 0; w--) at += (size_t)sprintf(text + at, " garden");
+        at += (size_t)sprintf(text + at, "\", \"rejected\": \"no");
+        for (uint32_t w = rng_below(&rng, 9); w > 0; w--) at += (size_t)sprintf(text + at, " lantern");
+        at += (size_t)sprintf(text + at, "\"}\n");
+    }
+    return text;
+}
+
 static bool same_prompt(const Dataset *d, int32_t i, int32_t j) {
     const Row *a = &d->rows[i], *b = &d->rows[j];
     return a->prompt_length == b->prompt_length &&
@@ -473,19 +490,7 @@ static void test_lengths(void **state) {
 static void test_pairs_lengths(void **state) {
     (void)state;
     enum { LINES = 60 };
-    char *text = ops_host((size_t)LINES * 400);
-    size_t at = 0;
-    Rng rng = rng_make(12, 0, 0);
-    for (int32_t i = 0; i < LINES; i++) {
-        at += (size_t)sprintf(text + at, "{\"prompt\": \"The");
-        for (uint32_t w = rng_below(&rng, 12); w > 0; w--) at += (size_t)sprintf(text + at, " river");
-        at += (size_t)sprintf(text + at, "%s\", \"chosen\": \"%s yes %d", rng_below(&rng, 2) ? " " : "",
-                              rng_below(&rng, 2) ? " " : "", i);
-        for (uint32_t w = rng_below(&rng, 9); w > 0; w--) at += (size_t)sprintf(text + at, " garden");
-        at += (size_t)sprintf(text + at, "\", \"rejected\": \"no");
-        for (uint32_t w = rng_below(&rng, 9); w > 0; w--) at += (size_t)sprintf(text + at, " lantern");
-        at += (size_t)sprintf(text + at, "\"}\n");
-    }
+    char *text = random_pairs(LINES, 12);
     Dataset all, d;
     open_rows(&all, text, &pairs);
     assert_int_equal(all.count, LINES);
@@ -735,6 +740,72 @@ static void test_pairs_owners(void **state) {
     dataset_close(&d);
 }
 
+// --- a line's tokens ------------------------------------------------------------------------------------------------
+
+// What dataset_encode_row says of each line is what a data set of these lines trains on. *dropped counts the
+// rows that are left out.
+static void check_encoded(const char *text, bool paired, const DatasetOptions *options, int64_t *dropped) {
+    Dataset d;
+    JsonlFile file;
+    RowTokens tokens = {0};
+    open_rows(&d, text, options);
+    CHECK(jsonl_open(&file, path));
+    BatchRow *batch = calloc((size_t)d.count, sizeof *batch);
+    assert_non_null(batch);
+    assert_true(d.batch_count == 1);
+    dataset_batch(&d, 0, batch);
+    const int32_t chosen = (int32_t)(paired ? d.counts.desirable : d.row_count); // rejected rows come last
+    int32_t next[2] = {0, chosen};
+    for (int64_t line = 0; line < file.line_count; line++) {
+        JsonlRow row;
+        CHECK(jsonl_row(&file, line, &row));
+        CHECK(dataset_encode_row(&tokens, &row, tokenizer, options));
+        assert_int_equal(tokens.count, paired ? 2 : 1);
+        for (int which = 0; which < tokens.count; which++) {
+            const AnswerTokens *a = &tokens.answer[which];
+            if (a->dropped) {
+                assert_int_equal(a->end, a->seam);
+                ++*dropped;
+                continue;
+            }
+            const int32_t index = next[which]++;
+            const BatchRow *trained = &batch[options->pairs ? index - which * d.count : index];
+            assert_int_equal(d.rows[index].line, file.line_number[line]);
+            assert_int_equal(trained->prompt_length, a->seam - a->first);
+            assert_memory_equal(trained->prompt, a->all.id + a->first, sizeof(int32_t) * (size_t)(a->seam - a->first));
+            const Completion *scored = &trained->completion[options->pairs ? which : 0];
+            assert_int_equal(scored->length, a->end - a->seam);
+            assert_memory_equal(scored->tokens, a->all.id + a->seam, sizeof(int32_t) * (size_t)(a->end - a->seam));
+        }
+        jsonl_row_free(&row);
+    }
+    assert_int_equal(next[0], chosen);
+    assert_int_equal(next[1], d.row_count);
+    row_tokens_free(&tokens);
+    jsonl_close(&file);
+    free(batch);
+    dataset_close(&d);
+}
+
+static void test_encoded(void **state) {
+    (void)state;
+    enum { LINES = 60 };
+    char *rows = random_file(LINES, 5, 30), *paired = random_pairs(LINES, 6);
+    int64_t dropped = 0;
+    for (int64_t max_length = 14; max_length <= 46; max_length += 8)
+        for (int64_t max_prompt = 0; max_prompt <= 12; max_prompt += 6)
+            for (int kind = 0; kind < 3; kind++) { // labelled rows, pairs as rows, pairs
+                DatasetOptions options = kind == 2 ? pairs : plain;
+                options.max_length = max_length;
+                options.max_prompt_length = max_prompt;
+                options.batch_size = 2 * LINES;
+                check_encoded(kind == 0 ? rows : paired, kind > 0, &options, &dropped);
+            }
+    assert_true(dropped > 0);
+    free(rows);
+    free(paired);
+}
+
 static int open_all(void **state) {
     (void)state;
     if (mkdtemp(folder) == NULL) return 1;
@@ -763,6 +834,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_pairing),  cmocka_unit_test(test_lengths),       cmocka_unit_test(test_orders),
         cmocka_unit_test(test_hash),     cmocka_unit_test(test_bad_rows),      cmocka_unit_test(test_owners),
         cmocka_unit_test(test_pairs),    cmocka_unit_test(test_pairs_lengths), cmocka_unit_test(test_pairs_owners),
+        cmocka_unit_test(test_encoded),
     };
     int failed = cmocka_run_group_tests(tests, open_all, close_all);
     comm_close(&comm);
