@@ -36,7 +36,8 @@ Status data_model_open(DataModel *out, const char *model, bool with_template, in
     TRY(run_open_words(&config, time(NULL), &out->tokenizer, with_template ? &out->chat : NULL));
     out->rows = (DatasetOptions){.max_length = config.data.max_length,
                                  .max_prompt_length = config.data.max_prompt_length,
-                                 .pairs = config.kto.loss_type == LOSS_DPO,
+                                 .pairs = loss_takes_pairs((LossType)config.kto.loss_type),
+                                 .loss = config_word(&config, "kto.loss_type"),
                                  .chat = out->chat,
                                  .vocab = tokenizer_vocab(out->tokenizer)};
     return STATUS_OK;

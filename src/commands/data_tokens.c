@@ -192,7 +192,10 @@ static Status open_model(DataModel *out, const char *model, const Arguments *arg
         snprintf(words[count++], sizeof text[0], "data.chat_template=%s", arguments->template) >= (int)sizeof text[0])
         return error_set(STATUS_USAGE, "--template %.100s...: the path is too long", arguments->template);
     TRY(data_model_open(out, model, !none, count, words));
-    out->rows.pairs |= arguments->pairs;
+    if (arguments->pairs && !out->rows.pairs) {
+        out->rows.pairs = true;
+        out->rows.loss = "dpo";
+    }
     return STATUS_OK;
 }
 
