@@ -8,6 +8,7 @@
 #include "src/data/lengths.h"
 #include "src/data/rows.h"
 #include "src/model/arch.h"
+#include "src/setup/run.h"
 #include "src/train/kto.h"
 
 #include <errno.h>
@@ -358,6 +359,7 @@ static Status open_ruler(Ruler *ruler, const Arguments *arguments) {
         return error_set(STATUS_USAGE, "--max-length counts tokens; name their model by --model");
     }
     const char *folder = arguments->model, *chat = "auto";
+    time_t now = time(NULL);
     snprintf(path, sizeof path, "%s/config.cfg", folder);
     const bool is_run = file_exists(path);
     Config config;
@@ -365,6 +367,7 @@ static Status open_ruler(Ruler *ruler, const Arguments *arguments) {
         TRY(config_load(&config, arch_modules, is_run ? path : arguments->model, 0, NULL));
         folder = config.model.path;
         chat = config.data.chat_template;
+        TRY(run_today(&config, &now));
         ruler->max_length = config.data.max_length;
         ruler->max_prompt_length = config.data.max_prompt_length;
     }
@@ -374,7 +377,7 @@ static Status open_ruler(Ruler *ruler, const Arguments *arguments) {
     }
     TRY(tokenizer_open(&ruler->tokenizer, folder));
     return chat_template_open(&ruler->chat, folder, chat, tokenizer_bos_text(ruler->tokenizer),
-                              tokenizer_eos_text(ruler->tokenizer), time(NULL));
+                              tokenizer_eos_text(ruler->tokenizer), now);
 }
 
 static Status run_command(Comm *comm, int argc, char **argv) {
