@@ -38,7 +38,6 @@ int64_t memory_plan_largest_micro_batch(const ModelConfig *model, const ModelOpt
 }
 
 // The largest budget that fits on every rank.
-// The largest budget that fits on every rank.
 static Status largest_on_all(Run *run, int64_t *out) {
     const Model *model = &run->model;
     int64_t most = -memory_plan_largest_micro_batch(&model->config, &model->options, working_room(run));
