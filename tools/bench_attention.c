@@ -20,7 +20,6 @@ enum {
     SETS_MAX = 8,      // arrays in turn, so that nothing comes from a cache that a step would not find it in
     SET_BYTES = 256,   // MiB of all sets
     TIMINGS = 9,       // the median counts
-    CALLS = 16,        // of one timing
     SAMPLED_ROWS = 24, // (row, head)
     SAMPLED_KEYS = 4,  // (key, head)
     POOL = 1 << 20,    // random values
@@ -30,15 +29,15 @@ enum {
 typedef struct Shape {
     const char *name;
     int32_t heads, kv_heads, head_dim, rows, shared, prefix, completion, kl;
-    bool timed;
+    int calls; // of one timing
 } Shape;
 
 static const Shape SHAPES[] = {
-    {"plain", 32, 4, 64, 16, 1, 80, 25, 25, true},     // short rows
-    {"long", 32, 4, 64, 8, 0, 1023, 1024, 1024, true}, // rows of 2,047 tokens
-    {"dense64", 32, 4, 64, 8, 0, 0, 2048, 0, true},    // plain causal sequences, as other libraries time them
-    {"dense128", 32, 8, 128, 8, 0, 0, 2048, 0, true},
-    {"small", 16, 2, 64, 4, 1, 30, 20, 10, false}, // for a device that is emulated
+    {"plain", 32, 4, 64, 16, 1, 80, 25, 25, 16},     // short rows
+    {"long", 32, 4, 64, 8, 0, 1023, 1024, 1024, 16}, // rows of 2,047 tokens
+    {"dense64", 32, 4, 64, 8, 0, 0, 2048, 0, 16},    // plain causal sequences, as other libraries time them
+    {"dense128", 32, 8, 128, 8, 0, 0, 2048, 0, 16},
+    {"small", 16, 2, 64, 4, 1, 30, 20, 10, 1}, // for a device that is emulated
 };
 
 typedef struct Forest {
@@ -454,26 +453,26 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-// Seconds of one call: CALLS are queued, then waited for.
-static double measure(const Bench *b, const Forest *f, const Set *sets, int count,
+// Seconds of one call: `calls` are queued, then waited for.
+static double measure(const Bench *b, const Forest *f, const Set *sets, int count, int calls,
                       void (*call)(const Bench *, const Forest *, const Set *)) {
     double seconds[TIMINGS];
     for (int timing = -1; timing < TIMINGS; timing++) {
         require(b->backend->sync(b->device));
         const double start = clock_seconds();
-        for (int i = 0; i < CALLS; i++) call(b, f, &sets[i % count]);
+        for (int i = 0; i < calls; i++) call(b, f, &sets[i % count]);
         require(b->backend->sync(b->device));
-        if (timing >= 0) seconds[timing] = (clock_seconds() - start) / CALLS;
+        if (timing >= 0) seconds[timing] = (clock_seconds() - start) / calls;
     }
     qsort(seconds, TIMINGS, sizeof *seconds, by_value);
     return seconds[TIMINGS / 2];
 }
 
-static void time_calls(const Bench *b, const Forest *f, const Set *set, int sets) {
+static void time_calls(const Bench *b, const Forest *f, const Set *set, int sets, int calls) {
     const double columns = (double)f->shape.heads * f->shape.head_dim;
-    const double there = measure(b, f, set, sets, forward);
+    const double there = measure(b, f, set, sets, calls, forward);
     for (int i = 0; i < sets; i++) forward(b, f, &set[i]); // backward reads lse
-    const double back = measure(b, f, set, sets, backward);
+    const double back = measure(b, f, set, sets, calls, backward);
     printf("  forward %.1f us, %.1f TFLOP/s; backward %.1f us, %.1f TFLOP/s\n", there * 1e6,
            4 * columns * pairs(&f->shape) / there * 1e-12, back * 1e6,
            10 * columns * pairs(&f->gradient) / back * 1e-12);
@@ -498,7 +497,7 @@ static void run(Bench *b, const Shape *shape) {
     check_keys(b, &f, &host, &rng);
     check_again(b, &f, &set[0], &host);
     check_alone(b, shape, &f, &host);
-    if (shape->timed) time_calls(b, &f, set, sets);
+    time_calls(b, &f, set, sets, shape->calls);
     fflush(stdout);
     for (int i = 0; i < sets; i++) free_set(b, &set[i]);
     free_host(&host);

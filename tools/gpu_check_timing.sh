@@ -259,16 +259,18 @@ need_python() { # WHAT MODULES
 }
 
 step_attention() {
-    need_no_rehearsal attention || return
-    local bench=$build/bench_attention_cuda backend_name shape direction rate
-    if [[ ! -x $bench ]]; then
-        skip "attention, kto" "$bench is not there"
-    elif check "attention, kto" "$bench" bench; then
-        # Lines "= SHAPE forward US us TFLOPS TFLOP/s | backward US us TFLOPS TFLOP/s ...".
+    local rates backend_name shape direction rate shapes=()
+    ((rehearsal)) && shapes=(small)
+    if check "attention, kto" "$build/bench_attention" "$backend" "${shapes[@]}"; then
+        # Lines "SHAPE: ..." and "  forward US us, RATE TFLOP/s; backward US us, RATE TFLOP/s".
+        rates=$(awk '$1 ~ /:$/ { shape = substr($1, 1, length($1) - 1) }
+            $1 == "forward" { print shape, $1, $4; print shape, $6, $9 }' "$out/log-attention--kto.txt")
+        [[ -n $rates ]] || fail "attention, kto" "its log has no rates"
         while read -r shape direction rate; do
             figure "kto, $shape, $direction" "$rate" TFLOP/s
-        done < <(awk '$1 == "=" { print $2, $3, $6; print $2, $9, $12 }' "$out/log-attention--kto.txt")
+        done <<<"$rates"
     fi
+    need_no_rehearsal "attention, torch" || return
     need_python "attention, torch" torch || return
     python_within "$timed.attention" tools/bench_attention.py || {
         fail "attention, torch" "$(tail -n 1 "$timed.attention")"

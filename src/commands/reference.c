@@ -42,6 +42,7 @@ static Status run_reference(Comm *comm, int argc, char **argv) {
     const char *folder =
         run.config.data.reference_cache[0] != '\0' ? run.config.data.reference_cache : run.config.train.output_dir;
     Status status = comm_agree(comm, comm->rank == 0 ? folder_make(folder) : STATUS_OK);
+    if (status == STATUS_OK) status = run_fix_today(&run); // as training will: rows of another day have another cache
     if (status == STATUS_OK) status = run_open(&run, RUN_ROWS | RUN_MODEL | RUN_STEP, 0);
     if (status == STATUS_OK) status = run_open_references(&run, folder);
     if (status == STATUS_OK) status = fill(&run, &run.train, &run.train_reference, "train");

@@ -29,7 +29,8 @@ static Status open_folder(Training *t) {
     TRY(folder_make(config->train.output_dir));
     TRY(run_lock(config->train.output_dir, &t->lock));
     join_path(path, config->train.output_dir, "config.cfg");
-    if (file_exists(path)) {
+    // Without a log it is of a start that failed, and nothing stands behind it.
+    if (file_exists(path) && (file_exists(t->path_metrics) || file_exists(t->path_adapter))) {
         Config saved;
         TRY(config_load(&saved, arch_modules, path, 0, NULL));
         TRY(resuming_refuse_other(t, &saved, path));

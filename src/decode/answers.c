@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ANSWERS_PER_AGREEMENT 64 // of a rank: a request to stop is noticed after so many
-
 const SampleOptions sample_defaults = {.adapters = true, .temperature = 1, .top_p = 1, .max_tokens = 256, .samples = 1};
 
 #define ANSWERS_PER_AGREEMENT 64 // of a rank: a request to stop is noticed after so many

@@ -52,7 +52,8 @@ Status device_same_on_all_ranks(Comm *comm, const char *text, const char *advice
     const int64_t mine = (int64_t)hash_bytes(0, text, strlen(text));
     int64_t *all = NULL;
     TRY(MEMORY_ALLOC(all, comm->size, "the ranks' devices"));
-    const Status status = comm_gather_int64(comm, "the comparison of devices and weights", &mine, 1, all);
+    const Status status =
+        comm_gather_int64(comm, "the comparison of configurations, rows, devices and weights", &mine, 1, all);
     int other = 0, others = 0;
     for (int r = comm->size - 1; r > 0 && status == STATUS_OK; r--)
         if (all[r] != all[0]) {

@@ -1,6 +1,7 @@
 #include "src/setup/run.h"
 
 #include "io/files.h"
+#include "src/base/hash.h"
 #include "src/base/memory.h"
 #include "src/base/names.h"
 #include "src/setup/device.h"
@@ -10,8 +11,8 @@
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 // Weights up to here: a thread alone computes one sequence's token almost as fast as all threads together, and threads
 // apart compute more of many (docs/speed.md has the figures).
@@ -19,12 +20,18 @@
 
 Status run_begin(Run *run, int argc, char **argv) {
     TRY(comm_agree(run->comm, config_load(&run->config, arch_modules, argv[0], argc - 1, argv + 1)));
-    run_apply_config(run);
-    return STATUS_OK;
+    return run_apply_config(run);
 }
 
-void run_apply_config(Run *run) {
+Status run_apply_config(Run *run) {
     run->comm->timeout_seconds = run->config.device.timeout_seconds;
+    char *config = config_text(&run->config), text[64];
+    TRY(comm_agree(run->comm,
+                   config == NULL ? error_set(STATUS_FAILED, "out of memory for the configuration") : STATUS_OK));
+    snprintf(text, sizeof text, "a configuration of hash %016llx",
+             (unsigned long long)hash_bytes(0, config, strlen(config)));
+    free(config);
+    return device_same_on_all_ranks(run->comm, text, "give all machines the same one");
 }
 
 ModelOptions run_model_options(const Config *config) {
@@ -92,9 +99,14 @@ static Status open_rows(Run *run, int32_t vocab) {
                               .chat = run->chat,
                               .vocab = vocab};
     TRY(dataset_open(&run->train, config->data.train, run->tokenizer, &options, run->comm));
-    if (config->data.eval[0] == '\0') return STATUS_OK;
-    options.shuffle = options.need_owners = false;
-    return dataset_open(&run->eval, config->data.eval, run->tokenizer, &options, run->comm);
+    if (config->data.eval[0] != '\0') {
+        options.shuffle = options.need_owners = false;
+        TRY(dataset_open(&run->eval, config->data.eval, run->tokenizer, &options, run->comm));
+    }
+    char text[80]; // every machine has made its rows of files of its own
+    snprintf(text, sizeof text, "rows of hashes %016llx (data.train) and %016llx (data.eval)",
+             (unsigned long long)run->train.hash, (unsigned long long)run->eval.hash);
+    return device_same_on_all_ranks(run->comm, text, "give all machines the same rows, tokenizer and chat template");
 }
 
 static Status open_step(Run *run, int64_t saved_micro_batch_tokens) {

@@ -1,12 +1,14 @@
 // What every command opens before it works: configuration, ranks, tokenizer, rows, model, steps.
 #pragma once
 #include "src/train/run.h"
+#include <time.h>
 
 // A command's CONFIG [key=value ...], and what of it holds for the whole process (run_apply_config). `run` is zeroed
 // but for comm. Collective.
 Status run_begin(Run *run, int argc, char **argv);
-// device.timeout_seconds becomes the limit of every wait.
-void run_apply_config(Run *run);
+// device.timeout_seconds becomes the limit of every wait. Collective; STATUS_USAGE when the ranks' configurations
+// differ.
+Status run_apply_config(Run *run);
 
 typedef enum RunParts { RUN_ROWS = 1, RUN_MODEL = 2, RUN_STEP = 4 } RunParts; // bits; RUN_STEP needs both others
 

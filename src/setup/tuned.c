@@ -60,7 +60,7 @@ Status tuned_open(Run *run, const char *source, bool adapters, char *from) {
     snprintf(path, sizeof path, "%s/config.cfg", source);
     const bool is_run = file_exists(path);
     TRY(comm_agree(run->comm, load_config(run, source, is_run, path)));
-    run_apply_config(run);
+    TRY(run_apply_config(run));
     if (!adapters) run->config.lora.r = 0; // the base model needs none
     TRY(run_open(run, RUN_MODEL, 0));
     if (!adapters) return STATUS_OK;

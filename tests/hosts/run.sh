@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # run.sh: two network namespaces with a cable (veth) between them as two hosts, a rank on each. The run has the bits of one on
-# a single host; when the cable is cut in the middle, both ranks end within device.timeout_seconds + 10 s with a clear line,
+# a single host; rows that differ are refused; when the cable is cut in the middle, both ranks end within device.timeout_seconds + 10 s with a clear line,
 # and with the cable back the same command goes on to those bits. Exit code 77 where namespaces may not be made.
 . "$(dirname "$0")/../runs/common.sh"
 name=d timeout=10
@@ -47,9 +47,10 @@ export OMPI_MCA_plm_rsh_agent=$WORK/agent OMPI_MCA_btl_tcp_if_include=10.77.0.0/
 # mpirun notices a host that is gone by keepalive, after 480 s by default. Here sooner, and before device.timeout_seconds.
 export OMPI_MCA_oob_tcp_keepalive_time=2 OMPI_MCA_oob_tcp_keepalive_intvl=1 OMPI_MCA_oob_tcp_keepalive_probes=3
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp
-on_two() { # OUTPUT_DIR
-    exec ip netns exec $first unshare --uts sh -c 'hostname "$1"; shift; exec "$@"' sh $first mpirun -n 2 --host 10.77.0.1:1,10.77.0.2:1 \
-        -x OMP_NUM_THREADS -x OMP_WAIT_POLICY "$KTO" train $name/run.cfg train.output_dir="$1" "${words[@]}" >"$WORK/log" 2>&1
+on_two() { # OUTPUT_DIR [FOLDER]: the second host works in FOLDER
+    local kto=("$KTO" train $name/run.cfg train.output_dir="$1" "${words[@]}") host=(-n 1 -x OMP_NUM_THREADS -x OMP_WAIT_POLICY --host)
+    exec ip netns exec $first unshare --uts sh -c 'hostname "$1"; shift; exec "$@"' sh $first mpirun "${host[@]}" 10.77.0.1:1 "${kto[@]}" : \
+        "${host[@]}" 10.77.0.2:1 -wdir "${2-$PWD}" "${kto[@]}" >"$WORK/log" 2>&1
 }
 now() { date +%s%N; }
 # A cable that was just plugged in takes a moment until packets pass; a refused connection is an answer.
@@ -70,6 +71,16 @@ meet
 (on_two "$WORK/two") || fail "two hosts: exit code $?"
 "$COMPARE_RUNS" same "$WORK/whole" "$WORK/two" 2>"$WORK/log" || fail "two hosts: differs from one"
 echo "two hosts: the same bits as one"
+
+# A row's label, which no batch's layout depends on.
+mkdir "$WORK/stale"
+cp -r tiny-model a b c d "$WORK/stale"
+sed -i '1s/"label": *true/"label": false/; 1t; 1s/"label": *false/"label": true/' "$WORK/stale/$name/rows.jsonl"
+(on_two "$WORK/unlike" "$WORK/stale")
+status=$?
+((status == 2)) && grep -q 'kto: error: rank 0 has rows of hashes .*, but rank 1 has rows of hashes .*; give all' "$WORK/log" ||
+    fail "rows that differ: exit code $status"
+echo "rows that differ: refused"
 
 (on_two "$WORK/cut") &
 launcher=$!

@@ -1,6 +1,6 @@
 // io/chat_template against texts that transformers' apply_chat_template rendered: the built-in templates
-// (tests/golden/chat) and those of model families (tests/golden/templates), both made by tools/make_template_golden.py;
-// and where a folder's template is looked for.
+// (tests/golden/chat, made by tools/make_tokenizer_golden.py) and those of model families (tests/golden/templates, made
+// by tools/make_template_golden.py); and where a folder's template is looked for.
 #include "io/chat_template.h"
 
 #include "tests/io/temporary_folder.h"

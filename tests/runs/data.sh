@@ -72,19 +72,23 @@ kto check run.cfg data.train=lists.jsonl && grep '^train ' log | sed 's/ [^ ]*\.
 # A chat template that tells the day: a run keeps the one on which it began.
 cat >day.cfg <<END
 model: { path = "$demo/model"; };
-data: { train = "chat.jsonl"; chat_template = "day.jinja"; max_length = 64; };
+data: { train = "chat.jsonl"; chat_template = "day.jinja"; };
 train: { output_dir = "day"; max_steps = 1; global_batch_size = 2; };
 END
-echo '{{ strftime_now("%d %b %Y") }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}' >day.jinja
+echo '{{ strftime_now("%d %b %Y") }}{{ " a" * (strftime_now("%Y") | int - 1990) }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}' >day.jinja
 for word in good bad; do
     printf '{"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "%s"}], "label": %d}\n' $word "$([ $word = bad ]; echo $?)"
 done >chat.jsonl
 kto train day.cfg || fail 'a template that tells the day'
 grep -q "today = $(date +%Y%m%d)L*;" day/config.cfg || fail 'the day is not in config.cfg'
-kto train day.cfg train.output_dir=other data.today=20260102 || fail 'data.today'
+kto train day.cfg train.output_dir=other data.today=19910102 || fail 'data.today'
 kto train day.cfg train.output_dir=other || fail 'a run that goes on another day'
-grep -q 'today = 20260102L*;' other/config.cfg || fail 'the day changed'
-kto train day.cfg train.output_dir=other data.today=20260103 && fail 'another day was not refused'
+grep -q 'today = 19910102L*;' other/config.cfg || fail 'the day changed'
+kto train day.cfg train.output_dir=other data.today=19910103 && fail 'another day was not refused'
+kto reference day.cfg train.output_dir=other || fail 'kto reference of a run of another day'
+[[ $(find other -name 'reference-*.h5' | wc -l) -eq 1 ]] || fail 'kto reference took another day than the run'
+for run in day other; do kto data stats chat.jsonl --model $run --json >$run.json || fail 'kto data stats of a run'; done
+cmp -s day.json other.json && fail 'kto data stats takes no notice of the day of a run'
 
 # --- split
 for ((i = 0; i < 100; i++)); do

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # resume.sh NAME RANKS [key=value ...]: a run that lost everything after a checkpoint, and one that was killed at a random
 # moment, go on and end with the bits and the samples of the run that was never stopped. A finished run says so; another's
-# folder is refused.
+# folder is refused, but not that of a start that failed before its first step.
 . "$(dirname "$0")/common.sh"
 name=$1 ranks=$2
 shift 2
@@ -57,3 +57,12 @@ grep -q 'holds another run: train.learning_rate was .* and is now 0.5' "$WORK/lo
 # ... and how to go on from a result is what the refusal says.
 advice=$(grep -o 'lora.init = "[^"]*"' "$WORK/log" | tr -d ' ')
 train "$name" "$ranks" "$WORK/more" "${words[@]}" "$advice" train.max_steps=1
+
+"$KTO" train "$name/run.cfg" train.output_dir="$WORK/failed" "${words[@]}" lora.r=8 lora.init="$WORK/nowhere" >"$WORK/log" 2>&1
+(($? == 3)) && [[ -e $WORK/failed/config.cfg ]] || {
+    cat "$WORK/log"
+    echo "a start without its adapter did not fail as expected"
+    exit 1
+}
+train "$name" "$ranks" "$WORK/failed" "${words[@]}"
+same "$WORK/failed"
