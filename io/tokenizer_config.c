@@ -150,8 +150,8 @@ static Status named_token(const Tokenizer *t, const Configs *c, const char *name
     return error_set(STATUS_DATA, "%s: %s is \"%.80s\", which is not in the vocabulary", c->config_path, name, text);
 }
 
-// What plain text begins with: for a tokenizer.json what its post_processor says alone, for a tokenizer.model bos, unless
-// add_bos_token is false.
+// What plain text begins with: for a tokenizer.json what its post_processor says alone, for a tokenizer.model bos,
+// unless add_bos_token is false.
 static Status set_prefix(Tokenizer *t, const Configs *c) {
     if (t->from_json) return STATUS_OK;
     if (json_is_true(json_object_get(c->config, "add_eos_token")))
