@@ -135,7 +135,8 @@ Status bpe_finish(Bpe *bpe) {
     // A run of unknown characters, which may be one token, ends at a mark that is a token itself.
     bpe->mark_parts_words = !bpe->ignore_merges && vocabulary_find(&bpe->words, mark, MARK_BYTES) != NO_TOKEN;
     for (int32_t id = 0; id < bpe->words.count && bpe->mark_parts_words; id++)
-        if (bpe->words.text[id] != NULL && mark_behind_other(bpe->words.text[id], bpe->words.bytes[id]))
+        if (bpe->words.token[id].text != NULL &&
+            mark_behind_other(bpe->words.token[id].text, bpe->words.token[id].bytes))
             bpe->mark_parts_words = false;
     return STATUS_OK;
 }
@@ -156,7 +157,7 @@ Status ids_add(Ids *ids, const int32_t *id, int32_t count) {
         ids->id = grown;
         ids->capacity = capacity;
     }
-    memcpy(ids->id + ids->count, id, (size_t)count * sizeof *id);
+    if (count > 0) memcpy(ids->id + ids->count, id, (size_t)count * sizeof *id);
     ids->count += count;
     return STATUS_OK;
 }

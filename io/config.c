@@ -57,7 +57,7 @@ typedef struct Option {
 // clang-format off
 static const Option OPTIONS[] = {
     {"model.path", STRING, AT(model.path), "", true, NEEDED, 0, 0, {0},
-     "folder of the base model (config.json, safetensors, tokenizer.model)"},
+     "folder of the base model (config.json, safetensors, tokenizer.json or tokenizer.model)"},
     {"model.dtype", ENUM, AT(model.dtype), "bfloat16", true, ANY, 0, 0, {"float32", "bfloat16"},
      "type of weights and activations"},
     {"data.train", STRING, AT(data.train), "", true, NEEDED, 0, 0, {0},

@@ -105,7 +105,7 @@ static Status run_step(const Run *run, int index, const char *text, size_t bytes
     const PretokenizerStep *step = &run->p->step[index];
     const bool prepend = step->prepend == PREPEND_ALWAYS || (step->prepend == PREPEND_FIRST && first);
     const bool respaced = step->space.bytes > 0;
-    const bool begins = begins_with(text, bytes, &step->prefix) || (respaced && text[0] == ' ');
+    const bool begins = prepend && (begins_with(text, bytes, &step->prefix) || (respaced && text[0] == ' '));
     if (!respaced && (!prepend || begins)) return split(run, index, text, bytes, first);
     TextBuffer *to = &run->buffers[index];
     to->bytes = 0;

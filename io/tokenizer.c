@@ -94,7 +94,7 @@ Status tokenizer_add(Tokenizer *t, int64_t id, const char *text, TokenFlags flag
     if (id < 0 || id >= t->model_count + ADDED_IDS_MAX)
         return error_set(STATUS_DATA, "%s: added token \"%.80s\" has the id %lld; ids are 0 to %d", place, text,
                          (long long)id, t->model_count + ADDED_IDS_MAX - 1);
-    const char *there = vocabulary_has(&t->names, id) ? t->names.text[id] : NULL;
+    const char *there = vocabulary_has(&t->names, id) ? t->names.token[id].text : NULL;
     if (there != NULL && strcmp(there, text) != 0)
         return error_set(STATUS_DATA, "%s: added token \"%.80s\" has the id %lld, which is already \"%.80s\"", place,
                          text, (long long)id, there);
@@ -111,11 +111,11 @@ Status tokenizer_add(Tokenizer *t, int64_t id, const char *text, TokenFlags flag
 
 // Enters an added token where it is looked for. One that normalisation changes is heard as it is then, too.
 static Status enter_token(Tokenizer *t, Workspace *w, int32_t id) {
-    const char *text = t->names.text[id];
-    size_t bytes = t->names.bytes[id];
+    const char *text = t->names.token[id].text;
+    size_t bytes = t->names.token[id].bytes;
     if (!t->flags[id].normalized) return token_trie_add(&t->raw, text, bytes, id);
     TRY(normalizer_run(&t->normalizer, w->patterns, w->normal, text, bytes, &text, &bytes));
-    if (bytes != t->names.bytes[id] || memcmp(text, t->names.text[id], bytes) != 0)
+    if (bytes != t->names.token[id].bytes || memcmp(text, t->names.token[id].text, bytes) != 0)
         TRY(vocabulary_add(&t->heard, id, text, bytes));
     return token_trie_add(&t->normalized, text, bytes, id);
 }
@@ -231,8 +231,8 @@ Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t byt
 // A token's text for the detokenizer; `id` is one of the vocabulary.
 static const char *spoken(const Tokenizer *t, int32_t id, size_t *bytes) {
     const Vocabulary *from = vocabulary_has(&t->heard, id) ? &t->heard : &t->names;
-    *bytes = from->bytes[id];
-    return from->text[id];
+    *bytes = from->token[id].bytes;
+    return from->token[id].text;
 }
 
 Status tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int32_t count, bool skip_special, char **out) {
@@ -257,8 +257,8 @@ Status tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, int32_t 
 const char *tokenizer_piece(const Tokenizer *tokenizer, int32_t id, size_t *bytes) {
     *bytes = 0;
     if (!vocabulary_has(&tokenizer->names, id)) return NULL;
-    *bytes = tokenizer->names.bytes[id];
-    return tokenizer->names.text[id];
+    *bytes = tokenizer->names.token[id].bytes;
+    return tokenizer->names.token[id].text;
 }
 
 Status tokenizer_piece_text(const Tokenizer *tokenizer, int32_t id, char **out, size_t *bytes) {
@@ -313,7 +313,7 @@ static uint64_t hash_settings(const Tokenizer *t) {
     uint64_t hash = t->hash;
     for (int32_t id = 0; id < t->names.count && id < t->flag_room; id++) {
         if (!t->flags[id].added) continue;
-        hash = hash_bytes(hash, t->names.text[id], t->names.bytes[id]);
+        hash = hash_bytes(hash, t->names.token[id].text, t->names.token[id].bytes);
         hash = hash_bytes(hash, &t->flags[id], sizeof t->flags[id]);
     }
     const int32_t rest[4] = {t->bos, t->eos, t->prefix_count, t->prefix[0]};
@@ -386,11 +386,11 @@ int32_t tokenizer_eos(const Tokenizer *tokenizer) {
 }
 
 const char *tokenizer_eos_text(const Tokenizer *tokenizer) {
-    return tokenizer->names.text[tokenizer->eos];
+    return tokenizer->names.token[tokenizer->eos].text;
 }
 
 const char *tokenizer_bos_text(const Tokenizer *tokenizer) {
-    return tokenizer->bos == NO_TOKEN ? "" : tokenizer->names.text[tokenizer->bos];
+    return tokenizer->bos == NO_TOKEN ? "" : tokenizer->names.token[tokenizer->bos].text;
 }
 
 uint64_t tokenizer_hash(const Tokenizer *tokenizer) {

@@ -238,12 +238,12 @@ static Status read_vocabulary(Tokenizer *t, const TokenizerTables *tables, const
                              path, shown, entry->text, (long long)entry->id, tables->vocabulary_count);
         if (vocabulary_has(&t->names, entry->id))
             return error_set(STATUS_DATA, "%s: model.vocab: \"%.*s\" and \"%.80s\" both have the id %lld", path, shown,
-                             entry->text, t->names.text[entry->id], (long long)entry->id);
+                             entry->text, t->names.token[entry->id].text, (long long)entry->id);
         TRY(vocabulary_add(&t->names, (int32_t)entry->id, entry->text, entry->bytes));
     }
     t->model_count = t->names.count;
     if (t->names.twice == NO_TOKEN) return STATUS_OK;
-    return error_set(STATUS_DATA, "%s: model.vocab has \"%.80s\" twice", path, t->names.text[t->names.twice]);
+    return error_set(STATUS_DATA, "%s: model.vocab has \"%.80s\" twice", path, t->names.token[t->names.twice].text);
 }
 
 static Status no_token(const char *path, size_t index, const char *what, const char *text, size_t bytes) {
@@ -276,8 +276,8 @@ static Status read_byte_words(Tokenizer *t) {
     size_t length;
     if (t->bpe.ignore_merges) TRY(vocabulary_init(&t->bpe.words, (size_t)t->names.used));
     for (int32_t id = 0; id < t->names.count; id++) {
-        const char *text = t->names.text[id];
-        if (text == NULL || !byte_level_decode(text, t->names.bytes[id], raw, &length)) continue;
+        const char *text = t->names.token[id].text;
+        if (text == NULL || !byte_level_decode(text, t->names.token[id].bytes, raw, &length)) continue;
         if (length == 1) t->bpe.byte_symbol[(unsigned char)raw[0]] = id;
         if (t->bpe.ignore_merges) TRY(vocabulary_add(&t->bpe.words, id, raw, length));
     }
@@ -288,7 +288,8 @@ static Status read_words(Tokenizer *t) {
     char name[8];
     TRY(vocabulary_init(&t->bpe.words, (size_t)t->names.used));
     for (int32_t id = 0; id < t->names.count; id++)
-        if (t->names.text[id] != NULL) TRY(vocabulary_add(&t->bpe.words, id, t->names.text[id], t->names.bytes[id]));
+        if (t->names.token[id].text != NULL)
+            TRY(vocabulary_add(&t->bpe.words, id, t->names.token[id].text, t->names.token[id].bytes));
     for (int byte = 0; byte < 256 && t->bpe.byte_fallback; byte++) {
         snprintf(name, sizeof name, "<0x%02X>", byte);
         t->bpe.byte_symbol[byte] = vocabulary_find(&t->names, name, 6);

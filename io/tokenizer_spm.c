@@ -37,11 +37,11 @@ static int compare_merges(const void *a, const void *b) {
 
 // Every way to part a piece into two.
 static Status add_merges(const Vocabulary *pieces, int32_t id, float score, RankedMerges *list) {
-    const char *text = pieces->text[id];
-    for (uint32_t cut = 1; cut < pieces->bytes[id]; cut++) {
+    const char *text = pieces->token[id].text;
+    for (uint32_t cut = 1; cut < pieces->token[id].bytes; cut++) {
         if (((unsigned char)text[cut] & 0xC0) == 0x80) continue;
         const int32_t left = vocabulary_find(pieces, text, cut);
-        const int32_t right = vocabulary_find(pieces, text + cut, pieces->bytes[id] - cut);
+        const int32_t right = vocabulary_find(pieces, text + cut, pieces->token[id].bytes - cut);
         if (left == NO_TOKEN || right == NO_TOKEN) continue;
         if (list->count == list->capacity) {
             const size_t capacity = 2 * list->capacity + 65536;
@@ -59,7 +59,8 @@ static Status build_merges(Bpe *bpe, const SentencePiece *model) {
     RankedMerges list = {0};
     Status status = STATUS_OK;
     for (int32_t id = 0; id < bpe->words.count && status == STATUS_OK; id++)
-        if (bpe->words.text[id] != NULL) status = add_merges(&bpe->words, id, sentencepiece_score(model, id), &list);
+        if (bpe->words.token[id].text != NULL)
+            status = add_merges(&bpe->words, id, sentencepiece_score(model, id), &list);
     if (status == STATUS_OK) status = merge_table_init(&bpe->merges, list.count);
     if (status == STATUS_OK && list.count > 0) qsort(list.v, list.count, sizeof *list.v, compare_merges);
     for (size_t i = 0; i < list.count && status == STATUS_OK; i++)

@@ -3,7 +3,6 @@
 
 #include "src/base/text.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 size_t unicode_valid(const char *text, size_t bytes) {

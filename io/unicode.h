@@ -17,7 +17,7 @@ static inline size_t unicode_length(char first) {
     return byte < 0x80 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
 }
 // Unicode's White_Space.
-_Bool unicode_is_space(uint32_t character);
+bool unicode_is_space(uint32_t character);
 // Where the whitespace that ends text[0, bytes) begins, and where that at its start ends. The text is well-formed.
 size_t unicode_spaces_before(const char *text, size_t bytes);
 size_t unicode_spaces_behind(const char *text, size_t bytes);

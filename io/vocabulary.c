@@ -42,8 +42,7 @@ void vocabulary_free(Vocabulary *v) {
         next = block->next;
         free(block);
     }
-    free(v->text);
-    free(v->bytes);
+    free(v->token);
     free(v->slot);
     *v = (Vocabulary){0};
 }
@@ -51,12 +50,9 @@ void vocabulary_free(Vocabulary *v) {
 static Status reserve_ids(Vocabulary *v, int32_t id) {
     if (id < v->capacity) return STATUS_OK;
     const size_t capacity = (size_t)id + (size_t)id / 2 + 1024;
-    const char **text = realloc(v->text, capacity * sizeof *text);
-    if (text == NULL) return no_memory();
-    v->text = text;
-    uint32_t *bytes = realloc(v->bytes, capacity * sizeof *bytes);
-    if (bytes == NULL) return no_memory();
-    v->bytes = bytes;
+    VocabularyText *grown = realloc(v->token, capacity * sizeof *grown);
+    if (grown == NULL) return no_memory();
+    v->token = grown;
     v->capacity = capacity > INT32_MAX ? INT32_MAX : (int32_t)capacity;
     return STATUS_OK;
 }
@@ -78,11 +74,11 @@ static char *store(Vocabulary *v, const char *text, size_t bytes) {
 }
 
 static void insert(Vocabulary *v, int32_t id) {
-    const uint64_t hash = hash_bytes(0, v->text[id], v->bytes[id]);
+    const uint64_t hash = hash_bytes(0, v->token[id].text, v->token[id].bytes);
     uint32_t i = (uint32_t)hash & v->mask;
     for (int32_t other; (other = v->slot[i].id) != NO_TOKEN; i = (i + 1) & v->mask)
-        if (v->slot[i].tag == (uint32_t)(hash >> 32) && v->bytes[other] == v->bytes[id] &&
-            memcmp(v->text[other], v->text[id], v->bytes[id]) == 0)
+        if (v->slot[i].tag == (uint32_t)(hash >> 32) && v->token[other].bytes == v->token[id].bytes &&
+            memcmp(v->token[other].text, v->token[id].text, v->token[id].bytes) == 0)
             v->twice = id;
     v->slot[i] = (VocabularySlot){(uint32_t)(hash >> 32), id};
 }
@@ -91,13 +87,12 @@ Status vocabulary_add(Vocabulary *v, int32_t id, const char *text, size_t bytes)
     TRY(reserve_ids(v, id));
     char *own = bytes > UINT32_MAX ? NULL : store(v, text, bytes);
     if (own == NULL) return no_memory();
-    for (; v->count <= id; v->count++) v->text[v->count] = NULL, v->bytes[v->count] = 0;
-    v->text[id] = own;
-    v->bytes[id] = (uint32_t)bytes;
+    while (v->count <= id) v->token[v->count++] = (VocabularyText){0};
+    v->token[id] = (VocabularyText){own, (uint32_t)bytes};
     if ((size_t)++v->used * 2 > (size_t)v->mask + 1) {
         TRY(make_slots(v, 2 * (size_t)v->used));
         for (int32_t i = 0; i < v->count; i++)
-            if (v->text[i] != NULL) insert(v, i);
+            if (v->token[i].text != NULL) insert(v, i);
         return STATUS_OK;
     }
     insert(v, id);
@@ -110,7 +105,8 @@ int32_t vocabulary_find(const Vocabulary *v, const char *text, size_t bytes) {
     for (uint32_t i = (uint32_t)hash & v->mask;; i = (i + 1) & v->mask) {
         const int32_t id = v->slot[i].id;
         if (id == NO_TOKEN) return NO_TOKEN;
-        if (v->slot[i].tag == (uint32_t)(hash >> 32) && v->bytes[id] == bytes && memcmp(v->text[id], text, bytes) == 0)
-            return id;
+        if (v->slot[i].tag != (uint32_t)(hash >> 32)) continue;
+        const VocabularyText *token = &v->token[id];
+        if (token->bytes == bytes && memcmp(token->text, text, bytes) == 0) return id;
     }
 }

@@ -13,9 +13,13 @@ typedef struct VocabularySlot {
 
 typedef struct VocabularyBlock VocabularyBlock;
 
+typedef struct VocabularyText {
+    const char *text; // NUL-terminated; NULL for an id that no text has
+    uint32_t bytes;
+} VocabularyText;
+
 typedef struct Vocabulary {
-    const char **text; // [count], NUL-terminated; NULL for an id that no text has
-    uint32_t *bytes;   // [count]
+    VocabularyText *token; // [count]
     int32_t count, capacity, used;
     int32_t twice;        // an id whose text another has, too; NO_TOKEN if none
     VocabularySlot *slot; // [mask + 1], open addressing
@@ -31,6 +35,6 @@ void vocabulary_free(Vocabulary *v);
 Status vocabulary_add(Vocabulary *v, int32_t id, const char *text, size_t bytes);
 int32_t vocabulary_find(const Vocabulary *v, const char *text, size_t bytes); // NO_TOKEN if none
 // Whether id has a text.
-static inline _Bool vocabulary_has(const Vocabulary *v, int64_t id) {
-    return id >= 0 && id < v->count && v->text[id] != NULL;
+static inline bool vocabulary_has(const Vocabulary *v, int64_t id) {
+    return id >= 0 && id < v->count && v->token[id].text != NULL;
 }
