@@ -118,12 +118,15 @@ static void check_layers(DType dtype, bool adjacent, bool with_bias) {
                              .in = IN,
                              .out = outs[i]};
         for (int at = 0; at < N * IN; at++) {
+            double product = 0;
             for (int32_t o = 0; o < outs[i]; o++) {
                 const double term = (double)dy[at / IN * width + column + o] * w[(size_t)(row + o) * IN + at % IN];
-                want[at] += term;
+                product += term;
                 size[at] += fabs(term);
             }
-            partial[at] += fabs(want[at]); // rounded once more for each layer
+            want[at] += product;
+            // Rounded once more for each layer: the sum, and before it a product that is added (backend.h).
+            partial[at] += fabs(want[at]) + (i > 0 ? fabs(product) : 0);
         }
     }
     CHECK(backend->linear(ops.device, layers, COUNT, device_x, device_y, N));
