@@ -817,6 +817,17 @@ const char *config_word(const Config *config, const char *key) {
     return "";
 }
 
+bool config_assignment(const Config *config, int index, char *out, size_t size) {
+    char text[4 * CONFIG_TEXT_MAX + 3];
+    if (index >= OPTION_COUNT) return false;
+    const Option *option = &OPTIONS[index];
+    out[0] = '\0';
+    if (option->type == STRING || option->type == WORD) return true;
+    value_text(option, config, text, sizeof text);
+    snprintf(out, size, "%s = %s", option->key, text);
+    return true;
+}
+
 bool config_same_run(const Config *saved, const Config *now, char key[64], char a[256], char b[256]) {
     key[0] = a[0] = b[0] = '\0';
     bool constant = saved->train.lr_scheduler_type == SCHEDULER_CONSTANT;

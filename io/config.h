@@ -93,6 +93,10 @@ const char *config_word(const Config *config, const char *key);
 // a loss is stands in src/train/kto.h.
 bool loss_takes_pairs(LossType loss);
 
+// Option `index` (0, 1, ...) as "key = value", for ranks to compare; "" for one that names a file, which machines may
+// keep in other places. False after the last.
+bool config_assignment(const Config *config, int index, char *out, size_t size);
+
 // The first key whose value differs and that changes a run's result ("" if none): key gets its name, a and b the
 // values' texts. Harmless keys: logging, saving, evaluation steps, sampling, what it runs on (backend, comm, recompute,
 // time limits), output_dir, reference_cache, and max_steps and num_train_epochs under a constant schedule.

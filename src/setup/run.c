@@ -1,7 +1,6 @@
 #include "src/setup/run.h"
 
 #include "io/files.h"
-#include "src/base/hash.h"
 #include "src/base/memory.h"
 #include "src/base/names.h"
 #include "src/setup/device.h"
@@ -11,7 +10,6 @@
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 // Weights up to here: a thread alone computes one sequence's token almost as fast as all threads together, and threads
@@ -24,14 +22,11 @@ Status run_begin(Run *run, int argc, char **argv) {
 }
 
 Status run_apply_config(Run *run) {
+    char text[300];
     run->comm->timeout_seconds = run->config.device.timeout_seconds;
-    char *config = config_text(&run->config), text[64];
-    TRY(comm_agree(run->comm,
-                   config == NULL ? error_set(STATUS_FAILED, "out of memory for the configuration") : STATUS_OK));
-    snprintf(text, sizeof text, "a configuration of hash %016llx",
-             (unsigned long long)hash_bytes(0, config, strlen(config)));
-    free(config);
-    return device_same_on_all_ranks(run->comm, text, "give all machines the same one");
+    for (int i = 0; config_assignment(&run->config, i, text, sizeof text); i++)
+        TRY(device_same_on_all_ranks(run->comm, text, "give all machines the same configuration"));
+    return STATUS_OK;
 }
 
 ModelOptions run_model_options(const Config *config) {

@@ -7,7 +7,7 @@
 // but for comm. Collective.
 Status run_begin(Run *run, int argc, char **argv);
 // device.timeout_seconds becomes the limit of every wait. Collective; STATUS_USAGE when the ranks' configurations
-// differ.
+// differ in more than the places of files.
 Status run_apply_config(Run *run);
 
 typedef enum RunParts { RUN_ROWS = 1, RUN_MODEL = 2, RUN_STEP = 4 } RunParts; // bits; RUN_STEP needs both others

@@ -73,10 +73,30 @@ static Status check_same(const Training *t) {
     return STATUS_OK;
 }
 
+// Rank 0's vector, which the others allocate, into a vector of every rank's device.
+static Status spread(Training *t, float **host, float *device) {
+    Model *model = &t->run.model;
+    if (*host == NULL) TRY(MEMORY_ALLOC(*host, model->table.count, "a checkpoint"));
+    TRY(comm_broadcast(t->run.comm, "the vectors of a checkpoint", *host, (size_t)model->table.count * sizeof(float),
+                       0));
+    return model_set(model, device, *host);
+}
+
+// Rank 0: the first adapter, as the vector of a checkpoint at step 0.
+static Status make_first(Training *t) {
+    Model *model = &t->run.model;
+    TRY(adapter_first(model, &t->run.config));
+    TRY(MEMORY_ALLOC(t->resumed.adapter, model->table.count, "an adapter"));
+    return model_get(model, model->adapter, t->resumed.adapter);
+}
+
 static Status begin_new(Training *t) {
     if (training_speaks(t)) new_run_id(t);
     TRY(comm_broadcast(t->run.comm, "the state of the run", &t->progress, sizeof t->progress, 0));
-    return comm_agree(t->run.comm, adapter_first(&t->run.model, &t->run.config));
+    TRY(comm_agree(t->run.comm, training_speaks(t) ? make_first(t) : STATUS_OK));
+    TRY(spread(t, &t->resumed.adapter, t->run.model.adapter));
+    resuming_close(t);
+    return model_adapter_changed(&t->run.model);
 }
 
 Status resuming_restore(Training *t) {
@@ -97,12 +117,7 @@ Status resuming_restore(Training *t) {
     TRY(comm_broadcast(comm, "the state of the run", &t->progress, sizeof t->progress, 0));
     float **host[] = {&c->adapter, &c->adam_m, &c->adam_v};
     float *device[] = {model->adapter, model->adam_m, model->adam_v};
-    for (int i = 0; i < 3; i++) {
-        if (*host[i] == NULL) TRY(MEMORY_ALLOC(*host[i], model->table.count, "a checkpoint"));
-        TRY(comm_broadcast(comm, "the vectors of a checkpoint", *host[i], (size_t)model->table.count * sizeof(float),
-                           0));
-        TRY(model_set(model, device[i], *host[i]));
-    }
+    for (int i = 0; i < 3; i++) TRY(spread(t, host[i], device[i]));
     t->last_saved_step = t->progress.step;
     resuming_close(t);
     return model_adapter_changed(model);
