@@ -1,5 +1,5 @@
 // The C face of libsentencepiece. No exception and no C++ type leaves this file; what the pieces mean for encoding is
-// io/tokenizer.c's.
+// io/tokenizer_spm.c's.
 #include "io/sentencepiece.h"
 
 #include <memory>

@@ -1,5 +1,5 @@
 // Reading a SentencePiece model: the C face of libsentencepiece. It gives the pieces, their scores and kinds; encoding
-// is io/tokenizer.c's, because its ids must be those of a Hugging Face tokenizer.json, not SentencePiece's own.
+// is io/bpe.c's, because its ids must be those of a Hugging Face tokenizer.json, not SentencePiece's own.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
