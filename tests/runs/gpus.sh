@@ -44,7 +44,7 @@ LINES_MOST=2 KTO_STANDIN_DEVICES=2 KTO_STANDIN_FAIL=ncclAllReduce:1 KTO_STANDIN_
 
 # Without NCCL's module, and without any.
 mkdir "$WORK/modules"
-ln -s "$KTO_MODULE_DIR/kto_cuda.so" "$WORK/modules/"
+ln -s "$KTO_MODULE_DIR/kto_cuda.so" "$KTO_MODULE_DIR/libkto_standin.so" "$WORK/modules/" # which looks beside itself
 KTO_STANDIN_DEVICES=2 KTO_MODULE_DIR=$WORK/modules \
     expect 2 2 'error: NCCL: .*kto_nccl\.so is not there.*device\.comm = "mpi"' device.backend=cuda device.comm=nccl
 KTO_STANDIN_DEVICES=2 KTO_MODULE_DIR=$WORK/modules \
